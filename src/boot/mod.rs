@@ -1,0 +1,1 @@
+//! What starts a device: initrd, dm-verity, unified kernel image.

@@ -1,0 +1,1 @@
+//! Walks a plan: the only place with threads, and with effects on the cache.

@@ -1,0 +1,1 @@
+//! Disk images: partitions, file systems, and how they lie on a disk.

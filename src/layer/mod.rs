@@ -1,0 +1,1 @@
+//! Layers: a specification in, a tree out; one file a kind.

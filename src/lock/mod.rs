@@ -1,0 +1,1 @@
+//! The lock: every input of a profile, by digest.

@@ -1,0 +1,3 @@
+//! forge: parse, dispatch, exit code.
+
+fn main() {}

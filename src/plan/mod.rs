@@ -1,0 +1,1 @@
+//! The plan: what a build does, as data.

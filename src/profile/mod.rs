@@ -1,0 +1,1 @@
+//! Profile: TOML as typed, merged over its bases, then what is true.

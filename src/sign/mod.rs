@@ -1,0 +1,1 @@
+//! Signatures: bytes in, signature out. Knows no image, no disk, no layout.

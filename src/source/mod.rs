@@ -1,0 +1,1 @@
+//! Inputs from outside, one file a kind: a reference in, a verified blob by digest out.

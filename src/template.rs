@@ -1,0 +1,1 @@
+//! The files of `templates/`, embedded: the only place that does so.
