@@ -207,6 +207,14 @@ pub fn anonymous(dir: &Path) -> io::Result<File> {
     }
 }
 
+/// Creates a file that must not be there yet, readable and writable, of mode 0644.
+///
+/// # Errors
+/// What the file system says.
+pub fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path)
+}
+
 /// Whether something is at `path`, a dangling symbolic link included.
 pub fn exists(path: &Path) -> bool {
     rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()

@@ -1,0 +1,265 @@
+//! The lock as text: one spelling for one lock.
+
+use super::{Lock, SCHEMA};
+use crate::error::{self, Kind};
+use crate::model::Digest;
+use anyhow::{Context as _, anyhow, bail};
+use std::fmt::Write as _;
+
+/// More than a lock of ten thousand packages needs, in bytes.
+const MAX_LOCK: usize = 16 << 20;
+
+impl Lock {
+    /// The canonical text: equal locks give equal bytes.
+    pub fn to_text(&self) -> String {
+        let mut out = String::from(
+            "# Written by `forge lock`: every input by digest. Do not edit it; commit it beside the profile.\n\
+             # `forge lock PROFILE --update [NAME...]` moves inputs to what the archives hold now.\n",
+        );
+        // Writing to a String cannot fail.
+        let _ =
+            writeln!(out, "schema = {}\nepoch = {} # {}", self.schema, self.epoch.0, self.epoch.rfc3339());
+        array(&mut out, "archive", &self.archives, |a| {
+            format!(
+                "suite = {}, date = {}, inrelease = \"{}\", indices = [{}]",
+                quoted(&a.suite),
+                a.date.0,
+                a.inrelease,
+                strings(&a.indices)
+            )
+        });
+        array(&mut out, "set", &self.sets, |s| {
+            format!(
+                "name = {}, arch = \"{}\", base = {}, request = [{}]",
+                quoted(&s.name),
+                s.arch,
+                quoted(&s.base),
+                strings(&s.request)
+            )
+        });
+        array(&mut out, "package", &self.packages, |p| {
+            format!(
+                "name = {}, version = {}, arch = \"{}\", suite = {}, path = {}, size = {}, digest = \"{}\", sets = [{}]",
+                quoted(&p.name),
+                quoted(&p.version),
+                p.arch,
+                quoted(&p.suite),
+                quoted(&p.path),
+                p.size.0,
+                p.digest,
+                strings(&p.sets)
+            )
+        });
+        array(&mut out, "image", &self.images, |i| {
+            format!(
+                "reference = {}, arch = \"{}\", digest = \"{}\", size = {}",
+                quoted(&i.reference),
+                i.arch,
+                i.digest,
+                i.size.0
+            )
+        });
+        array(&mut out, "file", &self.files, |f| {
+            format!("path = {}, size = {}, digest = \"{}\"", quoted(&f.path), f.size.0, f.digest)
+        });
+        out
+    }
+
+    /// Reads a lock's text.
+    ///
+    /// # Errors
+    /// [`Kind::Lock`] when the text is no lock, is not in canonical spelling (an edit by hand, or a byte that changed),
+    /// or is of a format that this forge does not know.
+    pub fn from_text(text: &str) -> anyhow::Result<Lock> {
+        let parse = || -> anyhow::Result<Lock> {
+            if text.len() > MAX_LOCK {
+                bail!("it has {} bytes, more than {MAX_LOCK}", text.len());
+            }
+            let schema = text
+                .lines()
+                .find_map(|l| l.strip_prefix("schema = "))
+                .and_then(|n| n.trim().parse::<u32>().ok());
+            match schema {
+                Some(SCHEMA) => {}
+                Some(other) => bail!("its format is {other}; this forge reads up to {SCHEMA}"),
+                None => bail!("it has no `schema`"),
+            }
+            let lock: Lock = toml::from_str(text).context("parsing it as TOML")?;
+            let canonical = lock.to_text();
+            if canonical != text {
+                let line = canonical
+                    .lines()
+                    .zip(text.lines())
+                    .position(|(a, b)| a != b)
+                    .map_or(canonical.lines().count(), |i| i);
+                bail!("line {} is not as forge writes it", line + 1);
+            }
+            Ok(lock)
+        };
+        parse().map_err(|e| error::of(Kind::Lock, e))
+    }
+
+    /// The digest of the canonical text.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.to_text())
+    }
+
+    /// Sorts everything into the canonical order and folds equal packages into one with the union of their sets.
+    ///
+    /// # Errors
+    /// When one package, by name, version and architecture, has two digests.
+    pub fn normalise(&mut self) -> anyhow::Result<()> {
+        self.archives.sort_by(|a, b| a.suite.cmp(&b.suite));
+        self.sets.sort_by(|a, b| (&a.name, a.arch).cmp(&(&b.name, b.arch)));
+        for set in &mut self.sets {
+            set.request.sort();
+            set.request.dedup();
+        }
+        self.packages.sort();
+        let mut folded: Vec<super::LockedPackage> = Vec::with_capacity(self.packages.len());
+        for package in self.packages.drain(..) {
+            match folded.last_mut() {
+                Some(last)
+                    if (last.arch, &last.name, &last.version)
+                        == (package.arch, &package.name, &package.version) =>
+                {
+                    if last.digest != package.digest {
+                        return Err(anyhow!(
+                            "{} {} has the digests {} and {}",
+                            package.name,
+                            package.version,
+                            last.digest,
+                            package.digest
+                        ));
+                    }
+                    last.sets.extend(package.sets);
+                }
+                _ => folded.push(package),
+            }
+        }
+        for package in &mut folded {
+            package.sets.sort();
+            package.sets.dedup();
+        }
+        self.packages = folded;
+        self.images.sort_by(|a, b| (&a.reference, a.arch).cmp(&(&b.reference, b.arch)));
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.files.dedup();
+        Ok(())
+    }
+}
+
+/// An array of inline tables, a line each: what changed is then a line of the diff.
+fn array<T>(out: &mut String, name: &str, items: &[T], line: impl Fn(&T) -> String) {
+    let _ = writeln!(out, "\n{name} = [");
+    for item in items {
+        let _ = writeln!(out, "  {{ {} }},", line(item));
+    }
+    let _ = writeln!(out, "]");
+}
+
+fn strings<T: std::fmt::Display>(items: &[T]) -> String {
+    items.iter().map(|i| quoted(&i.to_string())).collect::<Vec<_>>().join(", ")
+}
+
+/// A TOML basic string (TOML v1.0 §String).
+fn quoted(s: &str) -> String {
+    toml::Value::String(s.into()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use crate::error::{self, Kind};
+
+    fn package(name: &str, sets: &[&str]) -> LockedPackage {
+        LockedPackage {
+            arch: Arch::Amd64,
+            name: name.into(),
+            version: "1:2.3-4".into(),
+            suite: "debian:trixie".into(),
+            path: format!("pool/main/{name}.deb"),
+            size: Bytes(7),
+            digest: Digest::of(name),
+            sets: sets.iter().map(|s| s.to_string()).collect(),
+        }
+    }
+
+    fn sample() -> Lock {
+        let set = |name: &str, request: &[&str]| PackageSet {
+            name: name.into(),
+            arch: Arch::Amd64,
+            base: "debian:trixie".into(),
+            request: request.iter().map(|s| s.to_string()).collect(),
+        };
+        let mut lock = Lock {
+            schema: SCHEMA,
+            epoch: Epoch(1_795_305_600),
+            archives: vec![LockedArchive {
+                suite: "debian:trixie".into(),
+                date: Epoch(1_795_305_600),
+                inrelease: Digest::of("r"),
+                indices: vec![Digest::of("i")],
+            }],
+            sets: vec![set("os", &["nginx", "a \"quoted\" one"]), set("container/web", &["nginx"])],
+            packages: vec![
+                package("nginx", &["os"]),
+                package("nginx", &["container/web"]),
+                package("adduser", &["os"]),
+            ],
+            images: vec![],
+            files: vec![LockedFile {
+                path: "workloads/x.yaml".into(),
+                size: Bytes(3),
+                digest: Digest::of("x"),
+            }],
+        };
+        lock.normalise().unwrap();
+        lock
+    }
+
+    #[test]
+    fn a_lock_survives_its_text() {
+        let lock = sample();
+        assert_eq!(Lock::from_text(&lock.to_text()).unwrap(), lock);
+        assert_eq!(lock.packages.len(), 2);
+        assert_eq!(lock.packages[1].sets, ["container/web", "os"]);
+    }
+
+    #[test]
+    fn any_changed_byte_is_refused() {
+        let text = sample().to_text();
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            let Ok(changed) = String::from_utf8(bytes) else { continue };
+            // A change inside a value still parses; the build then refuses the input by digest. Spelling must not drift.
+            match Lock::from_text(&changed) {
+                Err(e) => assert_eq!(error::kind(&e), Kind::Lock),
+                Ok(other) => assert_ne!(other, sample(), "byte {at}"),
+            }
+        }
+    }
+
+    #[test]
+    fn staleness_tells_its_reason() {
+        let lock = sample();
+        let mut demand = Demand { sets: lock.sets.clone(), images: vec![], files: lock.files.clone() };
+        assert_eq!(lock.check(&demand), Freshness::Fresh);
+        demand.files[0].digest = Digest::of("y");
+        assert_eq!(
+            lock.check(&demand),
+            Freshness::Stale { reasons: vec!["file workloads/x.yaml has changed".into()], files_only: true }
+        );
+        demand.sets[1].request = vec!["curl".into(), "nginx".into()];
+        let Freshness::Stale { reasons, files_only } = lock.check(&demand) else { panic!() };
+        assert!(!files_only && reasons[0].contains("+curl"), "{reasons:?}");
+    }
+
+    #[test]
+    fn one_package_with_two_digests_is_refused() {
+        let mut lock = sample();
+        lock.packages.push(LockedPackage { digest: Digest::of("evil"), ..lock.packages[0].clone() });
+        assert!(lock.normalise().is_err());
+    }
+}
