@@ -1,1 +1,2 @@
 //! Integration tests, a file a stage.
+#![allow(clippy::disallowed_methods, reason = "tests run programs and plant files")]
