@@ -1,3 +1,4 @@
 //! Walks a plan: the only place with threads, and with effects on the cache.
 
 pub mod cache;
+pub mod observe;

@@ -1,1 +1,2 @@
 //! The command line: arguments in, stages called, results told.
+pub mod ui;

@@ -1,2 +1,3 @@
 //! Integration tests, a file a stage.
 #![allow(clippy::disallowed_methods, reason = "tests run programs and plant files")]
+mod layering;
