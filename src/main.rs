@@ -1,3 +1,7 @@
 //! forge: parse, dispatch, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    forge::cli::run(std::env::args_os())
+}

@@ -1,0 +1,109 @@
+//! The arguments of every verb; their help text is the reference.
+
+use super::ui::Color;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Turns a declarative site profile into signed, bootable images for Kubernetes at the edge.
+#[derive(Debug, Parser)]
+#[command(
+    name = "forge",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "A first image, from nothing:\n  forge init store && forge build store/forge.toml && forge run store/dist/store"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Results as JSON, an object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Errors only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// More words; twice for what tools say
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// When to colour what goes to the terminal
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+    /// Where fetched inputs and made steps are kept [default: ~/.cache/forge]
+    #[arg(long, global = true, value_name = "DIR", env = "FORGE_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Look at the cache, or make room
+    Cache {
+        #[command(subcommand)]
+        verb: CacheVerb,
+    },
+    /// Check that this machine can build, and say what to change where it cannot
+    Doctor,
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  forge completions bash > ~/.local/share/bash-completion/completions/forge"
+    )]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// Made when missing
+        dir: PathBuf,
+    },
+}
+
+/// Verbs of the cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheVerb {
+    /// Where it is, what it holds, how big it is
+    Info,
+    /// Remove what was used longest ago
+    #[command(
+        after_help = "Examples:\n  forge cache prune --keep 20GiB\n  forge cache prune --older-than 30"
+    )]
+    Prune {
+        /// Keep at most this much of made steps (`500MiB`, `20GiB`)
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        keep: Option<u64>,
+        /// Remove what was not used for this many days
+        #[arg(long, value_name = "DAYS")]
+        older_than: Option<u32>,
+        /// Say what would go, and keep it
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `20GiB`, `500MiB`, `1TiB`, or plain bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 = match text[digits.len()..].trim_end_matches('B').trim_end_matches('i') {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        _ => return Err("a size is a number with KiB, MiB, GiB or TiB".into()),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(|| "a size is a whole number with KiB, MiB, GiB or TiB".into())
+}
