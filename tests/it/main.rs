@@ -1,4 +1,4 @@
 //! Integration tests, a file a stage.
-#![allow(clippy::disallowed_methods, reason = "tests run programs and plant files")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and plant files")]
 mod dependencies;
 mod layering;
