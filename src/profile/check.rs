@@ -1,0 +1,326 @@
+//! What spans more than one key: what needs something, what excludes something, what would never work.
+
+use super::diagnostic::{Fault, Place};
+use super::fragment::{Node, Value};
+use super::secret;
+use super::shape::Reader;
+use crate::model::Arch;
+
+/// Looks at the merged tree of one architecture. It may still have faults of its own; what is not as it should be is
+/// passed over, for it has been told.
+pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
+    let mut check = Check { root, reader };
+    check.image(arch);
+    check.system();
+    check.runtime();
+    check.agent();
+    check.workloads();
+    check.enrollment();
+    check.secrets();
+}
+
+struct Check<'c, 'r> {
+    root: &'c Node,
+    reader: &'c mut Reader<'r>,
+}
+
+impl<'c> Check<'c, '_> {
+    fn fault(&mut self, fault: Fault) {
+        self.reader.fault(fault);
+    }
+
+    /// The place of the value at `path`, or of the innermost table on the way that is there.
+    fn place(&self, path: &[&str]) -> Place {
+        let found = (0..=path.len()).rev().find_map(|n| self.root.at(&path[..n]));
+        found.unwrap_or(self.root).place
+    }
+
+    fn word(&self, path: &[&str], default: &'c str) -> &'c str {
+        self.root.at(path).and_then(Node::text).unwrap_or(default)
+    }
+
+    /// Refuses values that the choice at `because` leaves without effect.
+    fn pointless(&mut self, table: &str, keys: &[&str], choice: &str, because: Place) {
+        for key in keys {
+            if let Some(node) = self.root.at(&[table, key]) {
+                let fault = Fault::new(node.place, format!("`{table}.{key}` has no effect with {choice}"));
+                self.fault(fault.related(because, "because of this").help(format!("remove `{key}`")));
+            }
+        }
+    }
+
+    /// Demands keys that the choice at `because` needs.
+    fn needed(&mut self, table: &str, keys: &[(&str, &str)], choice: &str, because: Place) {
+        for (key, example) in keys {
+            let node = self.root.at(&[table, key]);
+            if node.is_none_or(|node| node.list().is_some_and(<[Node]>::is_empty)) {
+                let fault = Fault::new(because, format!("{choice} needs `{table}.{key}`"));
+                self.fault(fault.help(format!("add {key} = {example}")));
+            }
+        }
+    }
+
+    fn image(&mut self, arch: Arch) {
+        for key in ["arch", "artifacts", "disk-formats"] {
+            if let Some(node) = self.root.at(&["image", key])
+                && node.list().is_some_and(<[Node]>::is_empty)
+            {
+                let fault = Fault::new(node.place, format!("`image.{key}` is empty"));
+                self.fault(fault.help("name one at least, or remove the key for the default"));
+            }
+        }
+        let board = self.word(&["image", "board"], "generic-uefi");
+        if ["raspberry-pi", "jetson-orin"].contains(&board) && arch == Arch::Amd64 {
+            let fault = Fault::new(self.place(&["image", "board"]), format!("there is no {arch} `{board}`"));
+            self.fault(fault.help("set `image.arch` to [\"arm64\"], or the board in `[arch.arm64.image]`"));
+        }
+    }
+
+    fn system(&mut self) {
+        for node in self.root.items(&["os", "kernel-args"]) {
+            // The command line is forge's statement of what boots; a second root or init would void the verity chain.
+            let own =
+                ["root", "roothash", "roothashsig", "usrhash", "init", "rdinit", "systemd.verity", "initrd"];
+            let key = node.text().unwrap_or_default().split('=').next().unwrap_or_default();
+            if own.contains(&key) {
+                let fault =
+                    Fault::new(node.place, format!("`{key}` is set by forge, from the verity root hash"));
+                self.fault(fault.help("remove it"));
+            }
+        }
+        for user in self.root.items(&["os", "user"]) {
+            if let Some(name) = user.at(&["name"])
+                && let Some(text) = name.text()
+                && SYSTEM_USERS.contains(&text)
+            {
+                let fault = Fault::new(name.place, format!("`{text}` is an account of the system"));
+                self.fault(fault.help("name a person or a team; the system's accounts stay as they are"));
+            }
+            if let Some(keys) = user.at(&["ssh-keys"])
+                && keys.list().is_some_and(<[Node]>::is_empty)
+            {
+                let fault = Fault::new(keys.place, "a user without keys can never log in");
+                self.fault(fault.help("add a public key, or remove the user"));
+            }
+        }
+        for file in self.root.items(&["os", "file"]) {
+            if let Some(path) = file.at(&["path"])
+                && let Some(text @ ("/etc/shadow" | "/etc/gshadow" | "/etc/machine-id")) = path.text()
+            {
+                let fault = Fault::new(path.place, format!("`{text}` is not for a profile to write"));
+                self.fault(fault.help("users go into `[[os.user]]`; the device makes its own identity"));
+            }
+        }
+        self.one_content(self.root.items(&["os", "file"]));
+        for container in self.root.items(&["container"]) {
+            self.one_content(container.items(&["files"]));
+        }
+    }
+
+    fn one_content(&mut self, files: &'c [Node]) {
+        for file in files {
+            match (file.at(&["content"]), file.at(&["source"])) {
+                (Some(content), Some(source)) => {
+                    let fault = Fault::new(source.place, "a file has `content` or `source`, not both");
+                    self.fault(fault.related(content.place, "the other").help("remove one of them"));
+                }
+                (None, None) if file.table().is_some() => {
+                    let fault = Fault::new(file.place, "a file needs its content");
+                    self.fault(fault.help("add content = \"…\" or source = \"PATH\""));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn runtime(&mut self) {
+        let place = self.place(&["kubernetes", "distribution"]);
+        let distribution = self.word(&["kubernetes", "distribution"], "none");
+        let role = self.word(&["kubernetes", "role"], "server");
+        match distribution {
+            "none" | "podman" => {
+                let choice = format!("distribution `{distribution}`");
+                self.pointless(
+                    "kubernetes",
+                    &["version", "role", "source", "airgap-images", "config"],
+                    &choice,
+                    place,
+                );
+            }
+            "k3s" | "rke2" => {
+                let (mark, example) = if distribution == "k3s" {
+                    ("+k3s", "\"v1.34.2+k3s1\"")
+                } else {
+                    ("+rke2r", "\"v1.34.2+rke2r1\"")
+                };
+                self.needed(
+                    "kubernetes",
+                    &[("version", example)],
+                    &format!("distribution `{distribution}`"),
+                    place,
+                );
+                if let Some(version) = self.root.at(&["kubernetes", "version"])
+                    && version.text().is_some_and(|text| !text.contains(mark))
+                {
+                    let fault = Fault::new(version.place, format!("this is not a version of {distribution}"));
+                    self.fault(fault.help(format!(
+                        "{distribution}'s versions end in `{mark}` and a number, such as {example}"
+                    )));
+                }
+            }
+            _ => {}
+        }
+        let autonomous = self.root.at(&["site", "autonomous"]);
+        if role == "agent"
+            && let Some(autonomous) = autonomous.filter(|node| node.value == Value::Boolean(true))
+        {
+            let fault = Fault::new(
+                self.place(&["kubernetes", "role"]),
+                "an agent cannot run alone, but the site is autonomous",
+            );
+            self.fault(
+                fault
+                    .label("needs a server")
+                    .related(autonomous.place, "must serve with no link")
+                    .help("use role = \"server\", which runs alone and can still be managed by a fleet"),
+            );
+        }
+    }
+
+    fn agent(&mut self) {
+        let place = self.place(&["agent", "kind"]);
+        match self.word(&["agent", "kind"], "none") {
+            "none" => self.pointless("agent", &["version", "source", "config"], "kind `none`", place),
+            "kubeedge" => self.needed("agent", &[("version", "\"v1.22.1\"")], "kind `kubeedge`", place),
+            _ => {}
+        }
+    }
+
+    fn workloads(&mut self) {
+        let kinds = ["manifests", "helm", "vm", "model"];
+        let distribution = self.word(&["kubernetes", "distribution"], "none");
+        for workload in self.root.items(&["workload"]) {
+            let has: Vec<&Node> = kinds.iter().filter_map(|kind| workload.at(&[kind])).collect();
+            let place = workload.at(&["name"]).unwrap_or(workload).place;
+            match has[..] {
+                [] if workload.table().is_some() => {
+                    let fault = Fault::new(place, "this workload has nothing to run");
+                    self.fault(fault.help("add one of `manifests`, `helm`, `vm` and `model`"));
+                }
+                [first, second, ..] => {
+                    let fault = Fault::new(
+                        second.place,
+                        "a workload is one of `manifests`, `helm`, `vm` and `model`",
+                    );
+                    self.fault(fault.related(first.place, "it is this already").help("make two workloads"));
+                }
+                _ => {}
+            }
+            if let Some(manifests) = workload.at(&["manifests"])
+                && manifests.list().is_some_and(<[Node]>::is_empty)
+            {
+                self.fault(
+                    Fault::new(manifests.place, "there is no manifest in the list").help("name a YAML file"),
+                );
+            }
+            let needs = |kind: &str| match kind {
+                "manifests" => &["podman", "k3s", "rke2"][..],
+                "helm" => &["k3s", "rke2"][..],
+                _ => &[],
+            };
+            for kind in kinds {
+                if let Some(node) = workload.at(&[kind])
+                    && !needs(kind).is_empty()
+                    && !needs(kind).contains(&distribution)
+                    && self.word(&["agent", "kind"], "none") == "none"
+                {
+                    let fault =
+                        Fault::new(node.place, format!("distribution `{distribution}` cannot run `{kind}`"));
+                    let words =
+                        needs(kind).iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ");
+                    self.fault(fault.help(format!("set kubernetes.distribution to {words}")));
+                }
+            }
+            for path in [&["helm", "chart"], &["vm", "disk"], &["model", "source"]] {
+                if let Some(node) = workload.at(path)
+                    && node.text() == Some("release")
+                {
+                    let fault =
+                        Fault::new(node.place, format!("`{}` has no upstream release", path.join(".")));
+                    self.fault(fault.help("`https://…`, `file:PATH` or `oci:REFERENCE`"));
+                }
+            }
+        }
+    }
+
+    fn enrollment(&mut self) {
+        let place = self.place(&["enroll", "mode"]);
+        match self.word(&["enroll", "mode"], "none") {
+            "none" => self.pointless(
+                "enroll",
+                &["endpoints", "trust", "ticket", "inventory", "shelf-life"],
+                "mode `none`",
+                place,
+            ),
+            "fleet" => {
+                let keys = [
+                    ("endpoints", "[\"https://fleet.example:8443\"]"),
+                    ("trust", "[\"keys/fleet-root.pub\"]"),
+                ];
+                self.needed("enroll", &keys, "mode `fleet`", place);
+            }
+            "direct" => {
+                self.needed("enroll", &[("trust", "[\"keys/fleet-root.pub\"]")], "mode `direct`", place)
+            }
+            _ => {}
+        }
+    }
+
+    /// Searches what is typed in the profile and goes into the image. Files are searched when they are read.
+    fn secrets(&mut self) {
+        for path in [&["os"][..], &["kubernetes", "config"], &["agent", "config"], &["container"]] {
+            if let Some(node) = self.root.at(path) {
+                self.secret(node);
+            }
+        }
+        for table in ["kubernetes", "agent"] {
+            let config = self.root.at(&[table, "config"]).and_then(Node::table);
+            for (key, entry) in config.into_iter().flatten() {
+                let credential = ["token", "agent-token", "password", "datastore-endpoint", "secret-key"];
+                if credential.contains(&key.as_str()) {
+                    self.fault(Fault::new(entry.key, format!("`{key}` is a credential")).help(secret::HELP));
+                }
+            }
+        }
+    }
+
+    fn secret(&mut self, node: &'c Node) {
+        match &node.value {
+            Value::String(text) => {
+                if let Some(secret) = secret::find(text) {
+                    let fault = Fault::new(node.place, format!("{} in a profile", secret.what));
+                    self.fault(fault.help(secret::HELP));
+                }
+            }
+            Value::List(items) => items.iter().for_each(|item| self.secret(item)),
+            Value::Table(table) => table.values().for_each(|entry| self.secret(&entry.node)),
+            _ => {}
+        }
+    }
+}
+
+/// Accounts that base-passwd and systemd make.
+const SYSTEM_USERS: [&str; 12] = [
+    "root",
+    "daemon",
+    "bin",
+    "sys",
+    "mail",
+    "backup",
+    "nobody",
+    "messagebus",
+    "sshd",
+    "systemd-network",
+    "systemd-resolve",
+    "systemd-timesync",
+];

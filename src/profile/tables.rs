@@ -1,0 +1,260 @@
+//! The tables of a profile: the one place that says which keys there are, what they hold and what they default to.
+
+use super::shape::table;
+use super::value::*;
+use crate::model::{Arch, Bytes, SiteName};
+use std::collections::BTreeMap;
+
+table! {
+    /// A profile after the merge, for one architecture.
+    pub struct Document {
+        /// The version of this format.
+        pub schema: SchemaVersion,
+        /// What is built for.
+        pub site: Site,
+        /// What is built.
+        pub image: Image,
+        /// The operating system.
+        pub os: Os,
+        /// What runs the workloads.
+        pub kubernetes: Kubernetes,
+        /// The edge agent.
+        pub agent: Agent,
+        /// Small OCI images made from the archive's packages.
+        pub container: Vec<Container> = vec![],
+        /// What the site runs.
+        pub workload: Vec<Workload> = vec![],
+        /// The keys that sign.
+        pub sign: Option<Sign> = None,
+        /// Where the image is pushed to.
+        pub publish: Option<Publish> = None,
+        /// How a device joins.
+        pub enroll: Enroll,
+    }
+}
+
+table! {
+    /// The site.
+    pub struct Site {
+        /// A DNS label: names the output folder and the OCI repository.
+        pub name: SiteName,
+        /// Labels of the site's nodes.
+        pub labels: BTreeMap<String, String> = BTreeMap::new(),
+        /// Whether the site must serve with no link at all.
+        pub autonomous: bool = false,
+    }
+}
+
+table! {
+    /// The image and its artifacts.
+    pub struct Image {
+        /// The version; by default the date of SOURCE_DATE_EPOCH, else of the lock.
+        pub version: Option<ImageVersion> = None,
+        /// The architectures to build for.
+        pub arch: Vec<Arch> = vec![Arch::Amd64],
+        /// The kinds of artifact to make.
+        pub artifacts: Vec<Artifact> = vec![Artifact::Oci, Artifact::Disk],
+        /// The forms of the disk image.
+        pub disk_formats: Vec<DiskFormat> = vec![DiskFormat::RawZst],
+        /// The hardware family.
+        pub board: Board = Board::GenericUefi,
+    }
+}
+
+table! {
+    /// The operating system.
+    pub struct Os {
+        /// Where it comes from: `debian:SUITE`, `ubuntu:SUITE`, `oci:REFERENCE` or `rootfs:PATH`.
+        pub base: Base,
+        /// The archive's address; by default the one that this machine's own apt is set to. May name `${VAR}`.
+        pub mirror: Option<Mirror> = None,
+        /// Packages to install beside what booting needs.
+        pub packages: Vec<PackageName> = vec![],
+        /// Words to add to the kernel's command line.
+        pub kernel_args: Vec<KernelArg> = vec![],
+        /// Kernel modules to load at boot.
+        pub modules: Vec<ModuleName> = vec![],
+        /// The time zone.
+        pub timezone: Timezone = Timezone::utc(),
+        /// Time servers; by default the distribution's.
+        pub ntp: Vec<HostName> = vec![],
+        /// What protects the state partition.
+        pub encrypt_state: EncryptState = EncryptState::None,
+        /// People who may log in, by key only.
+        pub user: Vec<User> = vec![],
+        /// Files to write.
+        pub file: Vec<File> = vec![],
+    }
+}
+
+table! {
+    /// A person who may log in.
+    pub struct User keyed by "name" {
+        /// The name.
+        pub name: UserName,
+        /// Public keys, one line each.
+        pub ssh_keys: Vec<SshKey> = vec![],
+    }
+}
+
+table! {
+    /// A file of the image, its content typed here or taken from a file.
+    pub struct File keyed by "path" {
+        /// Where it goes, an absolute path.
+        pub path: ImagePath,
+        /// The content.
+        pub content: Option<String> = None,
+        /// A file that has the content.
+        pub source: Option<InputFile> = None,
+        /// Permission bits in octal, as a string.
+        pub mode: Mode = Mode::FILE,
+    }
+}
+
+table! {
+    /// What runs the workloads.
+    pub struct Kubernetes {
+        /// The distribution.
+        pub distribution: Distribution = Distribution::None,
+        /// The upstream version; Podman has the archive's.
+        pub version: Option<ReleaseVersion> = None,
+        /// The part that the machine has in its cluster.
+        pub role: Role = Role::Server,
+        /// Where the distribution comes from.
+        pub source: Origin = Origin::Release,
+        /// Whether the distribution's own container images are carried along.
+        pub airgap_images: bool = true,
+        /// The distribution's own configuration, passed through.
+        pub config: BTreeMap<String, Opaque> = BTreeMap::new(),
+    }
+}
+
+table! {
+    /// The edge agent.
+    pub struct Agent {
+        /// Which one.
+        pub kind: AgentKind = AgentKind::None,
+        /// The upstream version.
+        pub version: Option<ReleaseVersion> = None,
+        /// Where it comes from.
+        pub source: Origin = Origin::Release,
+        /// The agent's own configuration, passed through.
+        pub config: BTreeMap<String, Opaque> = BTreeMap::new(),
+    }
+}
+
+table! {
+    /// A small OCI image made from the archive's packages.
+    pub struct Container keyed by "name" {
+        /// Name and tag; manifests know it as `localhost/NAME:TAG`.
+        pub name: ContainerName,
+        /// The packages in it, and what they depend on.
+        pub packages: Vec<PackageName> = vec![],
+        /// Files to write over them.
+        pub files: Vec<File> = vec![],
+        /// The program that it starts, with its arguments.
+        pub command: Vec<String> = vec![],
+        /// The user it runs as.
+        pub user: Option<UserName> = None,
+        /// The ports it listens on.
+        pub ports: Vec<Port> = vec![],
+    }
+}
+
+table! {
+    /// Something that the site runs: one of `manifests`, `helm`, `vm` and `model`.
+    pub struct Workload keyed by "name" {
+        /// The name of its units.
+        pub name: WorkloadName,
+        /// Whether the boot is good only when it runs.
+        pub required: bool = false,
+        /// Files of Kubernetes manifests.
+        pub manifests: Vec<ManifestFile> = vec![],
+        /// A Helm chart.
+        pub helm: Option<Helm> = None,
+        /// A virtual machine.
+        pub vm: Option<Vm> = None,
+        /// A model or other large data.
+        pub model: Option<Model> = None,
+    }
+}
+
+table! {
+    /// A Helm chart.
+    pub struct Helm {
+        /// The chart: `oci:REFERENCE`, `https://…` or `file:PATH`.
+        pub chart: Origin,
+        /// Its version.
+        pub version: Option<ChartVersion> = None,
+        /// A file of values.
+        pub values: Option<InputFile> = None,
+    }
+}
+
+table! {
+    /// A virtual machine.
+    pub struct Vm {
+        /// Its disk: `file:PATH`, `https://…` or `oci:REFERENCE`.
+        pub disk: Origin,
+        /// Its memory.
+        pub memory: Bytes,
+        /// Its processors.
+        pub cpus: Count<1, 256> = Count::least(),
+    }
+}
+
+table! {
+    /// A model or other large data, mounted read-only.
+    pub struct Model {
+        /// Where it comes from.
+        pub source: Origin,
+        /// Where it is seen on the device.
+        pub mount: ImagePath,
+    }
+}
+
+table! {
+    /// The keys that sign.
+    pub struct Sign {
+        /// Where the ed25519 release key is: `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        pub key: KeyReference,
+        /// The pair that signs for UEFI Secure Boot.
+        pub secure_boot: Option<SecureBoot> = None,
+    }
+}
+
+table! {
+    /// The pair that signs for UEFI Secure Boot.
+    pub struct SecureBoot {
+        /// The RSA private key.
+        pub key: KeyFile,
+        /// Its X.509 certificate.
+        pub cert: KeyFile,
+    }
+}
+
+table! {
+    /// Where the image is pushed to.
+    pub struct Publish {
+        /// Registry and repository, without a tag. May name `${VAR}`.
+        pub r#ref: Repository,
+    }
+}
+
+table! {
+    /// How a device joins its fleet or cluster.
+    pub struct Enroll {
+        /// The way.
+        pub mode: EnrollMode = EnrollMode::None,
+        /// The fleet's endpoints, tried in this order.
+        pub endpoints: Vec<Endpoint> = vec![],
+        /// Public keys baked into the image: the only thing a device believes.
+        pub trust: Vec<InputFile> = vec![],
+        /// What admits a device.
+        pub ticket: Ticket = Ticket::None,
+        /// A CSV file of the devices.
+        pub inventory: Option<InputFile> = None,
+        /// How long a device may lie before it is plugged in: nothing it carries may lapse sooner.
+        pub shelf_life: Days = Days::SHELF_LIFE,
+    }
+}
