@@ -8,6 +8,6 @@ pub mod cancel;
 pub mod clock;
 pub mod env;
 pub mod fs;
-pub mod probe;
 pub mod http;
+pub mod probe;
 pub mod tool;
