@@ -12,7 +12,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("tree", &[]),
     ("oci", &["host", "tree"]),
     ("sign", &["host"]),
-    ("profile", &["host", "template"]),
+    ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
     ("boot", &["template", "tree"]),
