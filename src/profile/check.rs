@@ -43,8 +43,12 @@ impl<'c> Check<'c, '_> {
     fn pointless(&mut self, table: &str, keys: &[&str], choice: &str, because: Place) {
         for key in keys {
             if let Some(node) = self.root.at(&[table, key]) {
-                let fault = Fault::new(node.place, format!("`{table}.{key}` has no effect with {choice}"));
-                self.fault(fault.related(because, "because of this").help(format!("remove `{key}`")));
+                let fault = Fault::new(
+                    node.place,
+                    format!("`{table}.{key}` has no effect with {choice}"),
+                    format!("remove `{key}`"),
+                );
+                self.fault(fault.related(because, "because of this"));
             }
         }
     }
@@ -54,8 +58,12 @@ impl<'c> Check<'c, '_> {
         for (key, example) in keys {
             let node = self.root.at(&[table, key]);
             if node.is_none_or(|node| node.list().is_some_and(<[Node]>::is_empty)) {
-                let fault = Fault::new(because, format!("{choice} needs `{table}.{key}`"));
-                self.fault(fault.help(format!("add {key} = {example}")));
+                let fault = Fault::new(
+                    because,
+                    format!("{choice} needs `{table}.{key}`"),
+                    format!("add {key} = {example}"),
+                );
+                self.fault(fault);
             }
         }
     }
@@ -65,14 +73,22 @@ impl<'c> Check<'c, '_> {
             if let Some(node) = self.root.at(&["image", key])
                 && node.list().is_some_and(<[Node]>::is_empty)
             {
-                let fault = Fault::new(node.place, format!("`image.{key}` is empty"));
-                self.fault(fault.help("name one at least, or remove the key for the default"));
+                let fault = Fault::new(
+                    node.place,
+                    format!("`image.{key}` is empty"),
+                    "name one at least, or remove the key for the default",
+                );
+                self.fault(fault);
             }
         }
         let board = self.word(&["image", "board"], "generic-uefi");
         if ["raspberry-pi", "jetson-orin"].contains(&board) && arch == Arch::Amd64 {
-            let fault = Fault::new(self.place(&["image", "board"]), format!("there is no {arch} `{board}`"));
-            self.fault(fault.help("set `image.arch` to [\"arm64\"], or the board in `[arch.arm64.image]`"));
+            let fault = Fault::new(
+                self.place(&["image", "board"]),
+                format!("there is no {arch} `{board}`"),
+                "set `image.arch` to [\"arm64\"], or the board in `[arch.arm64.image]`",
+            );
+            self.fault(fault);
         }
     }
 
@@ -83,9 +99,12 @@ impl<'c> Check<'c, '_> {
                 ["root", "roothash", "roothashsig", "usrhash", "init", "rdinit", "systemd.verity", "initrd"];
             let key = node.text().unwrap_or_default().split('=').next().unwrap_or_default();
             if own.contains(&key) {
-                let fault =
-                    Fault::new(node.place, format!("`{key}` is set by forge, from the verity root hash"));
-                self.fault(fault.help("remove it"));
+                let fault = Fault::new(
+                    node.place,
+                    format!("`{key}` is set by forge, from the verity root hash"),
+                    "remove it",
+                );
+                self.fault(fault);
             }
         }
         for user in self.root.items(&["os", "user"]) {
@@ -93,22 +112,34 @@ impl<'c> Check<'c, '_> {
                 && let Some(text) = name.text()
                 && SYSTEM_USERS.contains(&text)
             {
-                let fault = Fault::new(name.place, format!("`{text}` is an account of the system"));
-                self.fault(fault.help("name a person or a team; the system's accounts stay as they are"));
+                let fault = Fault::new(
+                    name.place,
+                    format!("`{text}` is an account of the system"),
+                    "name a person or a team; the system's accounts stay as they are",
+                );
+                self.fault(fault);
             }
             if let Some(keys) = user.at(&["ssh-keys"])
                 && keys.list().is_some_and(<[Node]>::is_empty)
             {
-                let fault = Fault::new(keys.place, "a user without keys can never log in");
-                self.fault(fault.help("add a public key, or remove the user"));
+                let fault = Fault::new(
+                    keys.place,
+                    "a user without keys can never log in",
+                    "add a public key, or remove the user",
+                );
+                self.fault(fault);
             }
         }
         for file in self.root.items(&["os", "file"]) {
             if let Some(path) = file.at(&["path"])
                 && let Some(text @ ("/etc/shadow" | "/etc/gshadow" | "/etc/machine-id")) = path.text()
             {
-                let fault = Fault::new(path.place, format!("`{text}` is not for a profile to write"));
-                self.fault(fault.help("users go into `[[os.user]]`; the device makes its own identity"));
+                let fault = Fault::new(
+                    path.place,
+                    format!("`{text}` is not for a profile to write"),
+                    "users go into `[[os.user]]`; the device makes its own identity",
+                );
+                self.fault(fault);
             }
         }
         self.one_content(self.root.items(&["os", "file"]));
@@ -121,12 +152,20 @@ impl<'c> Check<'c, '_> {
         for file in files {
             match (file.at(&["content"]), file.at(&["source"])) {
                 (Some(content), Some(source)) => {
-                    let fault = Fault::new(source.place, "a file has `content` or `source`, not both");
-                    self.fault(fault.related(content.place, "the other").help("remove one of them"));
+                    let fault = Fault::new(
+                        source.place,
+                        "a file has `content` or `source`, not both",
+                        "remove one of them",
+                    );
+                    self.fault(fault.related(content.place, "the other"));
                 }
                 (None, None) if file.table().is_some() => {
-                    let fault = Fault::new(file.place, "a file needs its content");
-                    self.fault(fault.help("add content = \"…\" or source = \"PATH\""));
+                    let fault = Fault::new(
+                        file.place,
+                        "a file needs its content",
+                        "add content = \"…\" or source = \"PATH\"",
+                    );
+                    self.fault(fault);
                 }
                 _ => {}
             }
@@ -162,10 +201,12 @@ impl<'c> Check<'c, '_> {
                 if let Some(version) = self.root.at(&["kubernetes", "version"])
                     && version.text().is_some_and(|text| !text.contains(mark))
                 {
-                    let fault = Fault::new(version.place, format!("this is not a version of {distribution}"));
-                    self.fault(fault.help(format!(
-                        "{distribution}'s versions end in `{mark}` and a number, such as {example}"
-                    )));
+                    let fault = Fault::new(
+                        version.place,
+                        format!("this is not a version of {distribution}"),
+                        format!("{distribution}'s versions end in `{mark}` and a number, such as {example}"),
+                    );
+                    self.fault(fault);
                 }
             }
             _ => {}
@@ -177,13 +218,9 @@ impl<'c> Check<'c, '_> {
             let fault = Fault::new(
                 self.place(&["kubernetes", "role"]),
                 "an agent cannot run alone, but the site is autonomous",
+                "use role = \"server\", which runs alone and can still be managed by a fleet",
             );
-            self.fault(
-                fault
-                    .label("needs a server")
-                    .related(autonomous.place, "must serve with no link")
-                    .help("use role = \"server\", which runs alone and can still be managed by a fleet"),
-            );
+            self.fault(fault.label("needs a server").related(autonomous.place, "must serve with no link"));
         }
     }
 
@@ -199,55 +236,70 @@ impl<'c> Check<'c, '_> {
     fn workloads(&mut self) {
         let kinds = ["manifests", "helm", "vm", "model"];
         let distribution = self.word(&["kubernetes", "distribution"], "none");
+        // KubeEdge's edgecore runs Pods of its cluster without a distribution, but only what the cluster sends.
+        let unable: &[&str] = match distribution {
+            "none" => &["manifests", "helm"],
+            "podman" => &["helm"],
+            _ => &[],
+        };
         for workload in self.root.items(&["workload"]) {
             let has: Vec<&Node> = kinds.iter().filter_map(|kind| workload.at(&[kind])).collect();
             let place = workload.at(&["name"]).unwrap_or(workload).place;
             match has[..] {
                 [] if workload.table().is_some() => {
-                    let fault = Fault::new(place, "this workload has nothing to run");
-                    self.fault(fault.help("add one of `manifests`, `helm`, `vm` and `model`"));
+                    let fault = Fault::new(
+                        place,
+                        "this workload has nothing to run",
+                        "add one of `manifests`, `helm`, `vm` and `model`",
+                    );
+                    self.fault(fault);
                 }
                 [first, second, ..] => {
                     let fault = Fault::new(
                         second.place,
                         "a workload is one of `manifests`, `helm`, `vm` and `model`",
+                        "make two workloads",
                     );
-                    self.fault(fault.related(first.place, "it is this already").help("make two workloads"));
+                    self.fault(fault.related(first.place, "it is this already"));
                 }
                 _ => {}
             }
             if let Some(manifests) = workload.at(&["manifests"])
                 && manifests.list().is_some_and(<[Node]>::is_empty)
             {
-                self.fault(
-                    Fault::new(manifests.place, "there is no manifest in the list").help("name a YAML file"),
-                );
+                self.fault(Fault::new(
+                    manifests.place,
+                    "there is no manifest in the list",
+                    "name a YAML file",
+                ));
             }
-            let needs = |kind: &str| match kind {
-                "manifests" => &["podman", "k3s", "rke2"][..],
-                "helm" => &["k3s", "rke2"][..],
-                _ => &[],
-            };
-            for kind in kinds {
-                if let Some(node) = workload.at(&[kind])
-                    && !needs(kind).is_empty()
-                    && !needs(kind).contains(&distribution)
-                    && self.word(&["agent", "kind"], "none") == "none"
-                {
-                    let fault =
-                        Fault::new(node.place, format!("distribution `{distribution}` cannot run `{kind}`"));
-                    let words =
-                        needs(kind).iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ");
-                    self.fault(fault.help(format!("set kubernetes.distribution to {words}")));
+            for kind in unable {
+                if let Some(node) = workload.at(&[kind]) {
+                    let fault = Fault::new(
+                        node.place,
+                        format!("distribution `{distribution}` cannot run `{kind}`"),
+                        format!(
+                            "set kubernetes.distribution to {}",
+                            if *kind == "helm" {
+                                "\"k3s\" or \"rke2\""
+                            } else {
+                                "\"podman\", \"k3s\" or \"rke2\""
+                            }
+                        ),
+                    );
+                    self.fault(fault);
                 }
             }
             for path in [&["helm", "chart"], &["vm", "disk"], &["model", "source"]] {
                 if let Some(node) = workload.at(path)
                     && node.text() == Some("release")
                 {
-                    let fault =
-                        Fault::new(node.place, format!("`{}` has no upstream release", path.join(".")));
-                    self.fault(fault.help("`https://…`, `file:PATH` or `oci:REFERENCE`"));
+                    let fault = Fault::new(
+                        node.place,
+                        format!("`{}` has no upstream release", path.join(".")),
+                        "`https://…`, `file:PATH` or `oci:REFERENCE`",
+                    );
+                    self.fault(fault);
                 }
             }
         }
@@ -288,7 +340,7 @@ impl<'c> Check<'c, '_> {
             for (key, entry) in config.into_iter().flatten() {
                 let credential = ["token", "agent-token", "password", "datastore-endpoint", "secret-key"];
                 if credential.contains(&key.as_str()) {
-                    self.fault(Fault::new(entry.key, format!("`{key}` is a credential")).help(secret::HELP));
+                    self.fault(Fault::new(entry.key, format!("`{key}` is a credential"), secret::HELP));
                 }
             }
         }
@@ -298,8 +350,8 @@ impl<'c> Check<'c, '_> {
         match &node.value {
             Value::String(text) => {
                 if let Some(secret) = secret::find(text) {
-                    let fault = Fault::new(node.place, format!("{} in a profile", secret.what));
-                    self.fault(fault.help(secret::HELP));
+                    let fault = Fault::new(node.place, format!("{} in a profile", secret.what), secret::HELP);
+                    self.fault(fault);
                 }
             }
             Value::List(items) => items.iter().for_each(|item| self.secret(item)),

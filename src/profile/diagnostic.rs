@@ -81,25 +81,19 @@ pub struct Fault {
     place: Place,
     message: String,
     label: Option<String>,
-    help: Option<String>,
+    help: String,
     related: Option<(Place, String)>,
 }
 
 impl Fault {
-    /// What is wrong at `place`, in one sentence without a full stop.
-    pub fn new(place: Place, message: impl Into<String>) -> Fault {
-        Fault { place, message: message.into(), label: None, help: None, related: None }
+    /// What is wrong at `place`, and what would be right: each one sentence without a full stop.
+    pub fn new(place: Place, message: impl Into<String>, help: impl Into<String>) -> Fault {
+        Fault { place, message: message.into(), label: None, help: help.into(), related: None }
     }
 
     /// A few words beside the underline.
     pub fn label(mut self, label: impl Into<String>) -> Fault {
         self.label = Some(label.into());
-        self
-    }
-
-    /// What would be right.
-    pub fn help(mut self, help: impl Into<String>) -> Fault {
-        self.help = Some(help.into());
         self
     }
 
@@ -139,8 +133,7 @@ pub struct Finding {
     /// What is wrong.
     pub message: String,
     /// What would be right.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub help: Option<String>,
+    pub help: String,
 }
 
 impl Report {
@@ -194,10 +187,7 @@ impl Report {
         if let Some(other) = other {
             group = group.element(other);
         }
-        match &fault.help {
-            Some(help) => group.element(Level::HELP.message(help.as_str())),
-            None => group,
-        }
+        group.element(Level::HELP.message(fault.help.as_str()))
     }
 }
 

@@ -112,7 +112,8 @@ pub fn read(sources: &Sources, source: SourceId, faults: &mut Vec<Fault>) -> Nod
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let message = error.message().lines().collect::<Vec<_>>().join("; ");
-        faults.push(Fault::new(place(span), message).label("not valid TOML"));
+        let help = "TOML is `key = value` a line below `[table]` or `[[list]]`; text stands in quotes";
+        faults.push(Fault::new(place(span), message, help).label("not valid TOML"));
     }
     let whole = place(root.span());
     Node { place: whole, value: table(root.into_inner(), &place, faults) }
@@ -136,7 +137,11 @@ fn node(
         DeValue::String(text) => Value::String(text.into_owned()),
         DeValue::Integer(digits) => {
             Value::Integer(i64::from_str_radix(digits.as_str(), digits.radix()).unwrap_or_else(|_| {
-                faults.push(Fault::new(at, "the number does not fit in 64 bits"));
+                faults.push(Fault::new(
+                    at,
+                    "the number does not fit in 64 bits",
+                    "use a smaller number, or a string",
+                ));
                 0
             }))
         }

@@ -218,9 +218,12 @@ fn overlays(root: &mut Node, faults: &mut Vec<Fault>) -> BTreeMap<Arch, Node> {
     let Value::Table(table) = &mut root.value else { return BTreeMap::new() };
     let Some(entry) = table.remove("arch") else { return BTreeMap::new() };
     let Some(arches) = entry.node.table() else {
-        let fault =
-            Fault::new(entry.node.place, format!("`arch` is {}, expected a table", entry.node.kind()));
-        faults.push(fault.help("write `[arch.arm64.os]`; the list of architectures is `image.arch`"));
+        let fault = Fault::new(
+            entry.node.place,
+            format!("`arch` is {}, expected a table", entry.node.kind()),
+            "write `[arch.arm64.os]`; the list of architectures is `image.arch`",
+        );
+        faults.push(fault);
         return BTreeMap::new();
     };
     let known = Arch::ALL.map(Arch::oci);
@@ -231,10 +234,11 @@ fn overlays(root: &mut Node, faults: &mut Vec<Fault>) -> BTreeMap<Arch, Node> {
                 refuse_common(&entry.node, faults);
                 overlays.insert(arch, entry.node.clone());
             }
-            Err(error) => faults.push(
-                Fault::new(entry.key, error.to_string())
-                    .help(format!("write `[arch.{}]`", known.join("]` or `[arch."))),
-            ),
+            Err(error) => faults.push(Fault::new(
+                entry.key,
+                error.to_string(),
+                format!("write `[arch.{}]`", known.join("]` or `[arch.")),
+            )),
         }
     }
     overlays
@@ -248,8 +252,12 @@ fn refuse_common(overlay: &Node, faults: &mut Vec<Fault>) {
     let common = common
         .chain(["version", "arch"].iter().filter_map(|key| Some((format!("image.{key}"), image.get(*key)?))));
     for (name, entry) in common {
-        let fault = Fault::new(entry.key, format!("`{name}` is the same for every architecture"));
-        faults.push(fault.help("move it out of the `arch` table"));
+        let fault = Fault::new(
+            entry.key,
+            format!("`{name}` is the same for every architecture"),
+            "move it out of the `arch` table",
+        );
+        faults.push(fault);
     }
 }
 

@@ -47,7 +47,8 @@ fn overlay(table: &mut Table, key: String, entry: Entry, faults: &mut Vec<Fault>
 fn append(table: &mut Table, list: &str, entry: Entry, faults: &mut Vec<Fault>) {
     let Value::List(mut items) = entry.node.value else {
         let message = format!("`{list}+` appends to a list, but holds {}", entry.node.kind());
-        faults.push(Fault::new(entry.node.place, message).label("expected a list"));
+        let help = format!("write \"{list}+\" = [ … ]");
+        faults.push(Fault::new(entry.node.place, message, help).label("expected a list"));
         return;
     };
     match table.get_mut(list) {
@@ -58,7 +59,8 @@ fn append(table: &mut Table, list: &str, entry: Entry, faults: &mut Vec<Fault>) 
         Some(Entry { node: Node { value: Value::List(there), .. }, .. }) => there.append(&mut items),
         Some(there) => {
             let message = format!("`{list}` is {}, nothing can be appended to it", there.node.kind());
-            faults.push(Fault::new(entry.key, message).related(there.node.place, "this is no list"));
+            let help = format!("write `{list}` without `+` to replace it");
+            faults.push(Fault::new(entry.key, message, help).related(there.node.place, "this is no list"));
         }
     }
 }

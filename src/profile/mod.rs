@@ -10,6 +10,7 @@ mod files;
 pub mod fragment;
 mod load;
 mod merge;
+mod schema;
 mod secret;
 pub mod shape;
 mod suggest;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Finding, Report};
 pub use load::{Environment, load, parse};
+pub use schema::schema;
 pub use tables::*;
 pub use value::*;
 

@@ -14,14 +14,14 @@ pub struct Secret {
 
 /// The first secret in `text`.
 pub fn find(text: &str) -> Option<Secret> {
-    let finders: [(&str, fn(&str) -> Option<usize>); 4] = [
-        ("a private key", private_key),
-        ("a password hash", password_hash),
-        ("a cluster's join token", join_token),
-        ("an age secret key", |text| text.find("AGE-SECRET-KEY-1")),
+    let found = [
+        ("a private key", private_key(text)),
+        ("a password hash", password_hash(text)),
+        ("a cluster's join token", join_token(text)),
+        ("an age secret key", text.find("AGE-SECRET-KEY-1")),
     ];
-    let found = finders.into_iter().filter_map(|(what, find)| Some(Secret { what, start: find(text)? }));
-    found.min_by_key(|secret| secret.start)
+    let secrets = found.into_iter().filter_map(|(what, start)| Some(Secret { what, start: start? }));
+    secrets.min_by_key(|secret| secret.start)
 }
 
 /// RFC 7468 and OpenSSH: `-----BEGIN … PRIVATE KEY-----`, encrypted ones included.

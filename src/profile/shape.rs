@@ -21,6 +21,11 @@ pub trait Shape: Sized {
     /// Its JSON Schema; tables go into `definitions` by name.
     fn schema(definitions: &mut Definitions) -> Json;
 
+    /// Whether a key of this type without a default must be there.
+    fn required() -> bool {
+        true
+    }
+
     /// What it is when its key is absent and has no default of its own: an empty table for a table, nothing else.
     fn absent(_parent: Place, _reader: &mut Reader<'_>) -> Absent<Self> {
         Absent::Missing
@@ -101,7 +106,7 @@ pub struct Wrong {
 impl Wrong {
     /// The fault that it is at `place`.
     pub fn at(self, place: Place) -> Fault {
-        Fault::new(place, self.message).help(self.help)
+        Fault::new(place, self.message, self.help)
     }
 
     /// A message and a help.
@@ -135,8 +140,20 @@ impl Reader<'_> {
     /// Takes note that the value is of another type than `expected`.
     pub fn mismatch<T>(&mut self, node: &Node, expected: &str) -> Option<T> {
         let name = self.path.last().cloned().unwrap_or_default();
-        let fault = Fault::new(node.place, format!("`{name}` is {}, expected {expected}", node.kind()));
-        self.fault(fault.label(format!("expected {expected}")));
+        let help = match (&node.value, expected) {
+            (Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_), "a list") => {
+                "put it in brackets: [ … ]"
+            }
+            (Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_), _) => {
+                "put it in quotes"
+            }
+            (_, "a list") => "put it in brackets: [ … ]; several tables of one name are written [[name]]",
+            (_, "a table") => "write keys and values: [name] and a line for each, or { key = value }",
+            (Value::Table(_) | Value::List(_), _) => "write a single value",
+            _ => "remove the quotes",
+        };
+        let message = format!("`{name}` is {}, expected {expected}", node.kind());
+        self.fault(Fault::new(node.place, message, help).label(format!("expected {expected}")));
         None
     }
 
@@ -155,12 +172,10 @@ impl Reader<'_> {
 
     fn unknown(&mut self, key: &str, entry: &Entry, known: &[&str]) {
         let list = known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
-        let fault = match super::suggest::nearest(key, known) {
-            Some(near) => Fault::new(entry.key, format!("unknown key `{key}`, did you mean `{near}`?")),
-            None => Fault::new(entry.key, format!("unknown key `{key}`")),
-        };
+        let meant = super::suggest::nearest(key, known).map(|near| format!(", did you mean `{near}`?"));
+        let message = format!("unknown key `{key}`{}", meant.unwrap_or_default());
         let at = if self.path.is_empty() { "a profile".into() } else { format!("`{}`", self.path.join(".")) };
-        self.fault(fault.label("unknown key").help(format!("{at} takes {list}")));
+        self.fault(Fault::new(entry.key, message, format!("{at} takes {list}")).label("unknown key"));
     }
 
     /// Reads the key `name` of `table`, with what to do when it is absent.
@@ -168,7 +183,8 @@ impl Reader<'_> {
         &mut self,
         node: &Node,
         name: &str,
-        default: Option<impl FnOnce() -> T>,
+        doc: &str,
+        default: Option<fn() -> T>,
     ) -> Option<T> {
         self.path.push(name.into());
         let read = match (node.table().and_then(|table| table.get(name)), default) {
@@ -178,9 +194,10 @@ impl Reader<'_> {
                 Absent::Read(value) => value,
                 Absent::Missing => {
                     let path = self.path.join(".");
-                    self.fault(
-                        Fault::new(node.place, format!("missing key `{path}`")).label("it is not here"),
-                    );
+                    let doc = doc.trim().trim_end_matches('.');
+                    let help = format!("add `{name}`: {doc}");
+                    let fault = Fault::new(node.place, format!("missing key `{path}`"), help);
+                    self.fault(fault.label("it is not here"));
                     None
                 }
             },
@@ -230,7 +247,8 @@ impl<T: Shape> Shape for Vec<T> {
         };
         if items.len() > MAX_ITEMS {
             let name = reader.path.join(".");
-            reader.fault(Fault::new(node.place, format!("`{name}` has more than {MAX_ITEMS} items")));
+            let message = format!("`{name}` has more than {MAX_ITEMS} items");
+            reader.fault(Fault::new(node.place, message, "a profile of a site is not that long"));
             return None;
         }
         let read: Vec<Option<T>> = items.iter().map(|item| T::read(item, reader)).collect();
@@ -254,7 +272,8 @@ fn distinct<T: Shape>(items: &[Node], reader: &mut Reader<'_>) -> bool {
         };
         if let Some(first) = seen.get(text) {
             let name = reader.path.last().cloned().unwrap_or_default();
-            let fault = Fault::new(place, format!("there are two `{name}` called `{text}`"));
+            let message = format!("there are two `{name}` with {} `{text}`", T::KEY.unwrap_or("the value"));
+            let fault = Fault::new(place, message, "remove one of them, or give it another name");
             reader.fault(fault.label("the second").related(*first, "the first"));
         } else {
             seen.insert(text, place);
@@ -269,7 +288,8 @@ impl<T: Shape> Shape for BTreeMap<String, T> {
             return reader.mismatch(node, "a table");
         };
         if table.len() > MAX_ITEMS {
-            reader.fault(Fault::new(node.place, format!("the table has more than {MAX_ITEMS} keys")));
+            let message = format!("the table has more than {MAX_ITEMS} keys");
+            reader.fault(Fault::new(node.place, message, "a profile of a site is not that long"));
             return None;
         }
         let read: Vec<Option<(String, T)>> = table
@@ -317,36 +337,36 @@ macro_rules! table {
                     let $field = {
                         let mut default: Option<fn() -> $type> = None;
                         $( default = Some(|| $default); )?
-                        reader.field::<$type>(node, &$crate::profile::shape::key(stringify!($field)), default)
+                        let name = $crate::profile::shape::key(stringify!($field));
+                        reader.field::<$type>(node, &name, concat!($($field_doc),+), default)
                     };
                 )+
                 Some($name { $($field: $field?),+ })
             }
 
             fn schema(definitions: &mut $crate::profile::shape::Definitions) -> serde_json::Value {
-                if !definitions.contains_key(stringify!($name)) {
-                    definitions.insert(stringify!($name), serde_json::Value::Null); // a table may hold itself
-                    #[allow(unused_mut, reason = "a table may have no required key")]
-                    let mut required: Vec<String> = vec![];
-                    let mut properties = serde_json::Map::new();
-                    $(
-                        let key = $crate::profile::shape::key(stringify!($field));
-                        let property = $crate::profile::shape::property(
-                            <$type as $crate::profile::shape::Shape>::schema(definitions),
-                            concat!($($field_doc),+),
-                        );
-                        properties.insert(key, property);
-                    )+
-                    let _ = &mut required;
-                    let table = serde_json::json!({
-                        "type": "object",
-                        "description": concat!($($doc),+).trim(),
-                        "properties": properties,
-                        "additionalProperties": false,
-                    });
-                    definitions.insert(stringify!($name), table);
-                }
+                let mut properties = $crate::profile::shape::Properties::default();
+                $(
+                    #[allow(unused_mut, unused_assignments, reason = "only keys with a default assign it")]
+                    {
+                        let mut default: Option<fn() -> $type> = None;
+                        $( default = Some(|| $default); )?
+                        properties.add(definitions, stringify!($field), concat!($($field_doc),+), default);
+                    }
+                )+
+                definitions.insert(stringify!($name), properties.table(concat!($($doc),+)));
                 serde_json::json!({ "$ref": concat!("#/$defs/", stringify!($name)) })
+            }
+
+            fn required() -> bool {
+                // A table may be left out when each of its keys may.
+                #[allow(unused_mut, unused_assignments, reason = "only keys with a default assign it")]
+                let keys = [$({
+                    let mut required = <$type as $crate::profile::shape::Shape>::required();
+                    $( let _: fn() -> $type = || $default; required = false; )?
+                    required
+                }),+];
+                keys.contains(&true)
             }
 
             fn absent(
@@ -366,10 +386,48 @@ pub fn key(field: &str) -> String {
     field.strip_prefix("r#").unwrap_or(field).replace('_', "-")
 }
 
-/// The schema of a property: that of its type, and what its documentation says.
-pub fn property(mut schema: Json, doc: &str) -> Json {
-    if let Some(object) = schema.as_object_mut() {
-        object.insert("description".into(), doc.trim().into());
+/// The properties of a table's JSON Schema, as they are declared.
+#[derive(Default)]
+pub struct Properties {
+    properties: serde_json::Map<String, Json>,
+    required: Vec<String>,
+}
+
+impl Properties {
+    /// Adds the key of `field`; a list gets a second one, which appends.
+    pub fn add<T: Shape + serde::Serialize>(
+        &mut self,
+        definitions: &mut Definitions,
+        field: &str,
+        doc: &str,
+        default: Option<fn() -> T>,
+    ) {
+        let name = key(field);
+        if default.is_none() && T::required() {
+            self.required.push(name.clone());
+        }
+        let mut schema = T::schema(definitions);
+        schema["description"] = doc.trim().into();
+        if schema["type"] == "array" {
+            let mut more = schema.clone();
+            more["description"] = format!("Appends to the `{name}` of the files extended.").into();
+            self.properties.insert(format!("{name}+"), more);
+        }
+        let default = default.and_then(|default| serde_json::to_value(default()).ok());
+        if let Some(default) = default.filter(|default| !default.is_null()) {
+            schema["default"] = default;
+        }
+        self.properties.insert(name, schema);
     }
-    schema
+
+    /// The schema of the table.
+    pub fn table(self, doc: &str) -> Json {
+        json!({
+            "type": "object",
+            "description": doc.trim(),
+            "properties": self.properties,
+            "required": self.required,
+            "additionalProperties": false,
+        })
+    }
 }

@@ -93,7 +93,7 @@ table! {
         /// The name.
         pub name: UserName,
         /// Public keys, one line each.
-        pub ssh_keys: Vec<SshKey> = vec![],
+        pub ssh_keys: Vec<SshKey>,
     }
 }
 

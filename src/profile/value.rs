@@ -2,9 +2,8 @@
 //!
 //! They end in paths, command lines, unit files and references, so each is as narrow as its standard allows.
 
-use super::diagnostic::Place;
 use super::fragment::{Node, Value};
-use super::shape::{Absent, Content, Definitions, Reader, Shape, Wrong};
+use super::shape::{Content, Definitions, Reader, Shape, Wrong};
 use super::word::{choice, text, word};
 use crate::model::{Arch, Bytes, SiteName};
 use crate::tree::TreePath;
@@ -693,9 +692,6 @@ impl Shape for Opaque {
     }
     fn schema(_: &mut Definitions) -> Json {
         json!({})
-    }
-    fn absent(_: Place, _: &mut Reader<'_>) -> Absent<Opaque> {
-        Absent::Missing
     }
 }
 
