@@ -8,4 +8,5 @@ pub mod cancel;
 pub mod clock;
 pub mod env;
 pub mod fs;
+pub mod sandbox;
 pub mod tool;
