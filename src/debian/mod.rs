@@ -5,3 +5,5 @@ pub mod openpgp;
 pub mod packages;
 pub mod relation;
 pub mod version;
+pub mod deb;
+pub mod unpack;

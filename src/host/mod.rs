@@ -10,4 +10,5 @@ pub mod env;
 pub mod fs;
 pub mod http;
 pub mod probe;
+pub mod sandbox;
 pub mod tool;

@@ -1,0 +1,437 @@
+//! A place where packages' scripts can do no harm: forge runs itself again, inside namespaces of its own.
+//!
+//! A process that has threads cannot enter a user namespace, and safe Rust cannot fork. So [`run`] starts forge's own
+//! program with a hidden first argument; `main` gives [`entry`] the first word, which takes two steps:
+//!
+//! 1. *outer*, still single-threaded, unshares: a user namespace where forge is not root (its parent then maps 65536
+//!    ids with `newuidmap`), and mount, pid, network, uts and ipc namespaces always. There is no network inside.
+//! 2. *init*, its child, is process 1 of the new pid namespace and does the job. When it ends, for whatever reason, the
+//!    kernel kills all below it; when forge ends, the kernel kills it. Mounts go with the namespace.
+//!
+//! Three streams are all that connects the two sides: the job's description on stdin, its product on stdout (a file of
+//! the caller's), messages as lines of JSON on stderr.
+
+use super::cancel::Cancel;
+use super::tool::ToolCall;
+use crate::error::{self, Kind, Mark as _};
+use anyhow::{Context as _, anyhow, bail};
+use nix::sched::CloneFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// First argument of the inner runs: nothing that a person would type.
+const ARGUMENT: &str = "__forge-sandbox";
+/// How many ids a Debian system may use: 0 to 65535, `nogroup` and `nobody` being 65534 (Debian policy §9.2.2).
+const IDS: u32 = 65_536;
+/// What is kept of output that is no message (a panic's text), in bytes.
+const STRAY_TAIL: usize = 4096;
+
+/// Work that runs inside: a name, and what is done with the job's description.
+pub type Job = (&'static str, fn(&[u8]) -> anyhow::Result<String>);
+
+/// A line from inside.
+#[derive(Serialize, Deserialize)]
+enum Message {
+    /// The namespaces are there and wait for their id maps.
+    Unshared,
+    /// Something for the person that waits.
+    Progress(String),
+    /// The end: what the job returned.
+    Done(String),
+    /// The end: what went wrong, outermost first, with the kind's exit code and hints.
+    Failed { chain: Vec<String>, code: u8, hints: Vec<String> },
+}
+
+/// Runs the job called `name` inside and returns what it returned. `program` is forge itself ([`program`]), `out` what
+/// the job may write its product to. On cancellation everything inside is killed before this returns.
+///
+/// # Errors
+/// What the job said, with its kind; [`Kind::Unexpected`] with a hint where the machine does not allow namespaces.
+pub fn run(
+    program: &Path,
+    name: &str,
+    job: &[u8],
+    out: Option<&File>,
+    cancel: &Cancel,
+    progress: &dyn Fn(&str),
+) -> anyhow::Result<String> {
+    let stdout = match out {
+        Some(file) => Stdio::from(file.try_clone()?),
+        None => Stdio::null(),
+    };
+    let mut child = Command::new(program)
+        .args([ARGUMENT, "outer", name])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {} again as a sandbox", program.display()))?;
+    let pid = child.id();
+    let mut stdin = child.stdin.take();
+    let stderr = child.stderr.take().context("opening the sandbox's messages")?;
+    let (sender, lines) = mpsc::channel();
+    // Ends with the last process inside that holds the pipe; all are dead once the child is reaped.
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut stray = String::new();
+    let mut outcome = None;
+    let result = loop {
+        if let Err(e) = cancel.check() {
+            break Err(e);
+        }
+        let line = match lines.recv_timeout(Duration::from_millis(20)) {
+            Ok(line) => line,
+            Err(mpsc::RecvTimeoutError::Timeout) => continue,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break Ok(()),
+        };
+        match serde_json::from_slice(&line) {
+            Ok(Message::Unshared) => {
+                // Dropping its input tells the job that the description is complete.
+                let Some(mut stdin) = stdin.take() else { continue };
+                let told = map_ids(pid, cancel).and_then(|()| Ok(stdin.write_all(&[b"\n", job].concat())?));
+                if let Err(e) = told {
+                    break Err(e);
+                }
+            }
+            Ok(Message::Progress(text)) => progress(&text),
+            Ok(Message::Done(text)) => outcome = Some(Ok(text)),
+            Ok(Message::Failed { chain, code, hints }) => outcome = Some(Err(rebuild(chain, code, hints))),
+            Err(_) => {
+                stray.push_str(&String::from_utf8_lossy(&line));
+                stray.push('\n');
+                stray.drain(..stray.ceil_char_boundary(stray.len().saturating_sub(STRAY_TAIL)));
+            }
+        }
+    };
+    if result.is_err() {
+        let _ = child.kill(); // it may have just ended
+    }
+    let status = child.wait()?;
+    let _ = reader.join(); // it has nothing to say
+    result?;
+    match outcome {
+        Some(outcome) => outcome,
+        None => {
+            let how = match status.signal() {
+                Some(signal) => format!("was killed by signal {signal}"),
+                None => format!("ended with {status}"),
+            };
+            bail!("the sandbox {how} without a word{}{}", if stray.is_empty() { "" } else { ":\n" }, stray.trim())
+        }
+    }
+}
+
+fn rebuild(chain: Vec<String>, code: u8, hints: Vec<String>) -> anyhow::Error {
+    let mut lines = chain.into_iter().rev();
+    let first = anyhow!(lines.next().unwrap_or_default());
+    let kind = [Kind::Input, Kind::Fetch, Kind::Verify, Kind::Lock, Kind::Interrupted];
+    let kind = kind.into_iter().find(|k| k.exit_code() == code).unwrap_or(Kind::Unexpected);
+    let error = lines.fold(error::of(kind, first), |error, line| error.context(line));
+    hints.into_iter().rev().fold(error, |error, hint| match Err::<(), _>(error).hint(hint) {
+        Err(error) => error,
+        Ok(()) => anyhow!("interrupted"),
+    })
+}
+
+/// Maps ids 0 to 65535 of the new user namespace of process `pid`: 0 is this user, so that what root makes inside can
+/// be named and counted outside; the rest is the user's range of subordinate ids. Nothing to do for root, who needs no
+/// user namespace.
+fn map_ids(pid: u32, cancel: &Cancel) -> anyhow::Result<()> {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    if uid.is_root() {
+        return Ok(());
+    }
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid.as_raw())).ok().flatten();
+    let name = user.map(|u| u.name).unwrap_or_else(|| uid.as_raw().to_string());
+    for (program, file, own) in
+        [("newuidmap", "/etc/subuid", uid.as_raw()), ("newgidmap", "/etc/subgid", gid.as_raw())]
+    {
+        let range = std::fs::read_to_string(file).ok();
+        let range = range.as_deref().and_then(|text| subordinate(text, &name, uid.as_raw()));
+        let Some(start) = range else {
+            return Err(anyhow!("{name} has no range of 65535 ids in {file}")).hint(format!(
+                "run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}` as root, with a range \
+                 that nobody else has"
+            ));
+        };
+        let numbers = [pid, 0, own, 1, 1, start, IDS - 1].map(|n| n.to_string());
+        ToolCall::new(program)
+            .args(&numbers)
+            .output(cancel)
+            .context("mapping the ids of a user namespace")
+            .hint("install newuidmap and newgidmap (Debian: `apt install uidmap`)")?;
+    }
+    Ok(())
+}
+
+/// The first id of a range that is long enough, of `name` or `uid`, in the text of /etc/subuid (subuid(5)).
+fn subordinate(text: &str, name: &str, uid: u32) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let (who, start) = (fields.next()?, fields.next()?.parse().ok()?);
+        let count: u32 = fields.next()?.parse().ok()?;
+        ((who == name || who == uid.to_string()) && count >= IDS - 1).then_some(start)
+    })
+}
+
+/// To be asked first thing by `main`: runs the job and gives its exit code when this process was started by [`run`],
+/// nothing when it was started by a person.
+pub fn entry(jobs: &[Job]) -> Option<ExitCode> {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() != Some(ARGUMENT) {
+        return None;
+    }
+    let (stage, name) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
+    let result = match (stage.as_str(), jobs.iter().find(|job| job.0 == name)) {
+        ("outer", Some(_)) => outer(&name).map(|()| None),
+        ("init", Some(job)) => init(job).map(Some),
+        _ => Err(anyhow!("{name} is no job of the sandbox")),
+    };
+    let message = match result {
+        Ok(None) => return Some(ExitCode::SUCCESS),
+        Ok(Some(text)) => Message::Done(text),
+        Err(e) => Message::Failed {
+            chain: error::chain(&e),
+            code: error::kind(&e).exit_code(),
+            hints: error::hints(&e).into_iter().map(String::from).collect(),
+        },
+    };
+    say(&message);
+    Some(ExitCode::SUCCESS)
+}
+
+/// Tells the person that waits outside what is being done.
+pub fn progress(text: &str) {
+    say(&Message::Progress(text.into()));
+}
+
+fn say(message: &Message) {
+    if let Ok(mut line) = serde_json::to_vec(message) {
+        line.push(b'\n');
+        let _ = std::io::stderr().write_all(&line); // nobody is left to tell
+    }
+}
+
+fn outer(name: &str) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::setsid()?; // a terminal's Ctrl-C is for forge, which then ends this in order
+    let mut flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    if !rustix::process::getuid().is_root() {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    nix::sched::unshare(flags).context("making namespaces").hint(refusal())?;
+    say(&Message::Unshared);
+    // One byte and no more: the rest is for the job.
+    let mut go = [0];
+    if rustix::io::read(rustix::stdio::stdin(), &mut go)? != 1 {
+        bail!("forge went away");
+    }
+    let status = Command::new("/proc/self/exe").args([ARGUMENT, "init", name]).status()?;
+    match status.signal() {
+        Some(signal) => bail!("the sandbox's first process was killed by signal {signal}"),
+        None => Ok(()),
+    }
+}
+
+/// What stands in the way of namespaces on this machine, in words that a person can act on.
+fn refusal() -> String {
+    let setting = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_string()).unwrap_or_default();
+    let sysctl = if setting("/proc/sys/user/max_user_namespaces") == "0" {
+        "user.max_user_namespaces=65536"
+    } else if setting("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
+        "kernel.unprivileged_userns_clone=1"
+    } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
+        "kernel.apparmor_restrict_unprivileged_userns=0"
+    } else {
+        return "this kernel or container refuses namespaces: run forge where they are allowed, or as root".into();
+    };
+    format!("user namespaces are switched off here: run `sysctl -w {sysctl}` as root, or run forge as root")
+}
+
+fn init(job: &Job) -> anyhow::Result<String> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    rustix::system::sethostname(b"localhost").context("naming the sandbox").hint(refusal())?;
+    let mut description = vec![];
+    std::io::stdin().read_to_end(&mut description)?;
+    job.1(&description)
+}
+
+/// The file that the job's product goes to.
+///
+/// # Errors
+/// When the process has no more descriptors.
+pub fn product() -> std::io::Result<File> {
+    Ok(File::from(rustix::stdio::stdout().try_clone_to_owned()?))
+}
+
+/// Makes `root` the root directory of this process, with /proc, a small /dev, and empty /tmp and /run; nothing of the
+/// machine stays reachable but by descriptors that are open already. Returned is `root` as it was opened before: below
+/// that descriptor none of these mounts is seen.
+///
+/// # Errors
+/// What the kernel says, naming the mount.
+pub fn enter(root: &Path) -> anyhow::Result<rustix::fd::OwnedFd> {
+    use rustix::fs::{CWD, Mode, OFlags};
+    let mount = |source: &str, target: &str, kind: &str, flags: MountFlags, data: &str| {
+        let target = root.join(target);
+        let data = std::ffi::CString::new(data).unwrap_or_default();
+        rustix::mount::mount(source, &target, kind, flags, Some(data.as_c_str()))
+            .with_context(|| format!("mounting {kind} at {}", target.display()))
+            .hint(refusal())
+    };
+    let bind = |source: &str, target: PathBuf| {
+        rustix::mount::mount_bind(source, &target)
+            .with_context(|| format!("mounting {source} at {}", target.display()))
+    };
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let tree = rustix::fs::openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::mount::mount_bind(root, root).context("mounting the tree on itself")?;
+    for dir in ["proc", "dev", "run", "tmp"] {
+        match std::fs::create_dir(root.join(dir)) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+            _ => {}
+        }
+    }
+    let quiet = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("proc", "proc", "proc", quiet | MountFlags::NOEXEC, "")?;
+    mount("tmpfs", "dev", "tmpfs", MountFlags::NOSUID, "mode=0755")?;
+    mount("tmpfs", "run", "tmpfs", quiet, "mode=0755")?;
+    mount("tmpfs", "tmp", "tmpfs", quiet, "mode=1777")?;
+    let dev = root.join("dev");
+    // Bound and not made, because a user namespace may make no devices.
+    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+        File::create(dev.join(name))?;
+        bind(&format!("/dev/{name}"), dev.join(name))?;
+    }
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        std::os::unix::fs::symlink(target, dev.join(name))?;
+    }
+    for (name, mode) in [("dev/pts", 0o755), ("dev/shm", 0o1777), ("run/lock", 0o1777)] {
+        std::fs::create_dir(root.join(name))?;
+        rustix::fs::chmod(root.join(name), Mode::from_raw_mode(mode))?;
+    }
+    mount("devpts", "dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, "newinstance,mode=620,ptmxmode=666")?;
+    rustix::process::chdir(root)?;
+    // The old root ends up on top of the new one and is taken off: pivot_root(2), "pivot_root(".", ".")".
+    rustix::process::pivot_root(".", ".").context("changing the root directory")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    Ok(tree)
+}
+
+/// From here on, this process and all it starts do not wait for the disk: calls that would are answered with success
+/// and do nothing. For trees that are thrown away when the machine goes down.
+///
+/// # Errors
+/// When the kernel takes no filter.
+pub fn ignore_syncs() -> anyhow::Result<()> {
+    use nix::libc;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let calls = [
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_sync,
+        libc::SYS_syncfs,
+        libc::SYS_msync,
+        libc::SYS_sync_file_range,
+    ];
+    let filter = SeccompFilter::new(
+        calls.into_iter().map(|call| (call, vec![])).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(0),
+        std::env::consts::ARCH.try_into().map_err(|_| anyhow!("no filter for this machine's architecture"))?,
+    )?;
+    seccompiler::apply_filter(&BpfProgram::try_from(filter)?).context("filtering calls that wait for the disk")
+}
+
+/// Runs `program` to its end, giving each line of its output to `line`; whatever it left running is killed. Only for
+/// process 1 of a sandbox.
+///
+/// # Errors
+/// When it ends with another status than 0: the tail of its output is in the message.
+pub fn call(
+    program: &str,
+    args: &[&str],
+    env: &[(&str, &str)],
+    mut line: impl FnMut(&str),
+) -> anyhow::Result<()> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = Command::new(program);
+    command.args(args).env_clear().envs(env.iter().copied()).current_dir("/").stdin(Stdio::null());
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("starting {program}"))?;
+    drop(command); // and with it this side's writers
+    let (sender, lines) = mpsc::channel();
+    let drain = std::thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            let _ = sender.send(String::from_utf8_lossy(&line).into_owned()); // the receiver outlives this
+        }
+    });
+    let waiter = std::thread::spawn(move || {
+        let status = child.wait();
+        // What it left behind would hold the pipe open, and change the tree later.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL);
+        status
+    });
+    let mut tail = String::new();
+    for text in lines {
+        line(&text);
+        tail.push_str(&text);
+        tail.push('\n');
+        tail.drain(..tail.ceil_char_boundary(tail.len().saturating_sub(STRAY_TAIL)));
+    }
+    let status = waiter.join().map_err(|_| anyhow!("waiting for {program}"))??;
+    let _ = drain.join(); // it has nothing to say
+    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    if !status.success() {
+        bail!("{program} {} ended with {status}{}{}", args.join(" "), if tail.is_empty() { "" } else { ":\n" }, tail.trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ranges_are_found_by_name_and_number() {
+        let text = "daemon:1:10\nuser:100000:65536\n1001:300000:65535\nshort:400000:1000\nbroken\n";
+        assert_eq!(subordinate(text, "user", 1000), Some(100_000));
+        assert_eq!(subordinate(text, "other", 1001), Some(300_000));
+        assert_eq!(subordinate(text, "short", 1002), None);
+        assert_eq!(subordinate(text, "nobody", 1003), None);
+    }
+
+    #[test]
+    fn an_error_from_inside_keeps_kind_and_hints() {
+        let error = rebuild(vec!["configuring".into(), "digest".into()], 4, vec!["look".into()]);
+        assert_eq!(error::kind(&error), Kind::Verify);
+        assert_eq!(error::chain(&error), ["configuring", "digest"]);
+        assert_eq!(error::hints(&error), ["look"]);
+    }
+}
