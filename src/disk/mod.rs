@@ -1,1 +1,3 @@
 //! Disk images: partitions, file systems, and how they lie on a disk.
+
+pub mod erofs;

@@ -4,6 +4,8 @@
 //! ([`Content::Range`]), so a tree of gigabytes costs memory for its names only. Knows no profile and no format but tar
 //! ([`tar`]), which is how layers travel between steps.
 
+mod copy;
+pub mod cpio;
 pub mod path;
 pub mod tar;
 
