@@ -1,0 +1,6 @@
+//! What runs Kubernetes manifests on the device; one file a distribution, all of one shape.
+//!
+//! A distribution turns its specification into a tree for the OS side (configuration and units that no workload
+//! changes) and a tree for the payload side (the workloads themselves), and names the packages that it needs.
+
+pub mod podman;

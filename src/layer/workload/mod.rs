@@ -1,0 +1,22 @@
+//! Workloads: container images and Kubernetes manifests in, the payload partition's tree out.
+//!
+//! | module | in → out |
+//! |---|---|
+//! | [`name`] | `image:` as written → the one name that Podman looks up |
+//! | [`manifest`] | Kubernetes YAML → the images and host ports in it, or a fault with its line |
+//! | [`container`] | packages' tree + files + command → an OCI image |
+//! | [`store`] | OCI images → a containers/storage image store that Podman reads where it lies |
+//!
+//! What runs them, and how they are started, is the business of [`crate::layer::kubernetes`].
+
+pub mod container;
+pub mod manifest;
+pub mod name;
+pub mod store;
+
+/// Where the payload partition is mounted on the device, read-only, before the root is switched.
+pub const PAYLOAD: &str = "/usr/lib/forge/payload";
+/// Directory of the image store, below the payload's root.
+pub const IMAGES: &str = "images";
+/// Directory of the workloads' manifests, below the payload's root.
+pub const WORKLOADS: &str = "workloads";
