@@ -1,3 +1,12 @@
 //! forge: parse, dispatch, exit code.
 
-fn main() {}
+use forge::debian::bootstrap;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // First of all, while there is one thread: this may be the inside of a sandbox.
+    if let Some(code) = forge::host::sandbox::entry(&[bootstrap::JOB, bootstrap::REMOVE]) {
+        return code;
+    }
+    ExitCode::SUCCESS
+}
