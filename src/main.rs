@@ -1,7 +1,13 @@
 //! forge: parse, dispatch, exit code.
 
+use forge::debian::bootstrap;
+use forge::{cli, host::sandbox};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    forge::cli::run(std::env::args_os())
+    // First of all, while there is one thread: this may be the inside of a sandbox.
+    if let Some(code) = sandbox::entry(&[bootstrap::JOB, bootstrap::REMOVE]) {
+        return code;
+    }
+    cli::run(std::env::args_os())
 }

@@ -31,6 +31,8 @@ pub mod podman {
     pub const WORKLOADS_TARGET: &str = include_str!("../templates/podman/forge-workloads.target");
     /// Requires the health of the required ones.
     pub const REQUIRED_TARGET: &str = include_str!("../templates/podman/forge-required-workloads.target");
+}
+
 /// A file of a device: its path in the tree, and its text.
 pub type DeviceFile = (&'static str, &'static str);
 

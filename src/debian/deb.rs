@@ -181,7 +181,8 @@ struct Header {
 fn member(source: &mut impl Read, wanted: &'static str) -> Result<Header, BadDeb> {
     let mut raw = [0; 60];
     source.read_exact(&mut raw).map_err(|_| BadDeb::Ar(format!("it ends before {wanted}")))?;
-    let field = |from: usize, to: usize| std::str::from_utf8(&raw[from..to]).unwrap_or("?").trim_end_matches(' ');
+    let field =
+        |from: usize, to: usize| std::str::from_utf8(&raw[from..to]).unwrap_or("?").trim_end_matches(' ');
     if &raw[58..] != b"`\n" {
         return Err(BadDeb::Ar(format!("the header of {wanted} does not end as one")));
     }
@@ -272,8 +273,9 @@ impl<R: Read> Decoder<R> {
             "" => Decoder::Plain(source),
             ".gz" => Decoder::Gzip(flate2::read::MultiGzDecoder::new(source)),
             ".xz" => {
-                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
-                    .map_err(io::Error::from)?;
+                let stream =
+                    liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
+                        .map_err(io::Error::from)?;
                 Decoder::Xz(liblzma::read::XzDecoder::new_stream(source, stream))
             }
             ".zst" => {
@@ -330,7 +332,9 @@ pub(super) mod tests {
     pub(crate) fn ar(members: &[(&str, &[u8])]) -> Vec<u8> {
         let mut out = b"!<arch>\n".to_vec();
         for (name, bytes) in members {
-            out.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100644, bytes.len()).bytes());
+            out.extend(
+                format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100644, bytes.len()).bytes(),
+            );
             out.extend_from_slice(bytes);
             out.extend(std::iter::repeat_n(b'\n', bytes.len() % 2));
         }
@@ -413,14 +417,20 @@ pub(super) mod tests {
             ("shorter than eight", b"!<ar".to_vec()),
             ("size of debian-binary", wrong_size),
             ("does not end as one", wrong_end),
-            ("`_gpgorigin` stands where `data.tar`", ar(&[("debian-binary", b"2.0\n"), ("control.tar", &c), ("_gpgorigin", b"")])),
+            (
+                "`_gpgorigin` stands where `data.tar`",
+                ar(&[("debian-binary", b"2.0\n"), ("control.tar", &c), ("_gpgorigin", b"")]),
+            ),
             ("`data.tar` stands where `control.tar`", ar(&[("debian-binary", b"2.0\n"), ("data.tar", &c)])),
             ("compression `.lz4`", ar(&[("debian-binary", b"2.0\n"), ("control.tar.lz4", &c)])),
             ("format", ar(&[("debian-binary", b"3.0\n"), ("control.tar", &c)])),
             ("ends before data.tar", good[..8 + 60 + 4 + 60 + c.len()].to_vec()),
             ("no control file", deb(&[("preinst", Node::text("", 0o755))], &[])),
             ("`sub/x` does not belong", deb(&[control_file(), ("sub/x", Node::text("", 0o755))], &[])),
-            ("`postinst` does not belong", deb(&[control_file(), ("postinst", Node::symlink("/bin/sh"))], &[])),
+            (
+                "`postinst` does not belong",
+                deb(&[control_file(), ("postinst", Node::symlink("/bin/sh"))], &[]),
+            ),
             ("more than one paragraph", deb(&[("control", Node::text("A: b\n\nC: d\n", 0o644))], &[])),
             ("reading", good[..200].to_vec()),
             ("reading", deb(&[control_file()], &big_file)),

@@ -78,7 +78,9 @@ impl Rules {
         let mut rules = Rules::default();
         let lines: Vec<&str> = diversions.lines().collect();
         for three in lines.chunks(3) {
-            let [from, to, package] = three else { bail!("reading diversions: the last one has not three lines") };
+            let [from, to, package] = three else {
+                bail!("reading diversions: the last one has not three lines")
+            };
             rules.diversions.insert(TreePath::parse(from)?, (TreePath::parse(to)?, (*package).into()));
         }
         let id = |name: &str, names: &str| match name.strip_prefix('#') {
@@ -200,7 +202,8 @@ impl Unpacker {
         let results: Vec<anyhow::Result<Vec<(usize, Vec<TreePath>)>>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (1..jobs.max(1)).map(|_| scope.spawn(work)).collect();
             let mine = work();
-            let theirs = threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))));
+            let theirs =
+                threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))));
             std::iter::once(mine).chain(theirs).collect()
         });
         let mut lists = BTreeMap::new();
@@ -309,9 +312,8 @@ enum Place {
 
 impl Stage<'_> {
     fn package(&self, source: &Source) -> anyhow::Result<Vec<TreePath>> {
-        io::Seek::rewind(&mut &source.file)?;
-        let hashed = Hashed { file: &source.file, hasher: RefCell::default() };
-        let (deb, _) = Deb::open(&hashed)?;
+        let hashed = Hashed::new(&source.file)?;
+        let (deb, _) = Deb::open(io::BufReader::with_capacity(BUFFER, &hashed))?;
         let mut data = deb.data()?;
         let mut list = vec![];
         let mut parent: Option<(TreePath, OwnedFd)> = None;
@@ -356,14 +358,7 @@ impl Stage<'_> {
         }
         drop(data);
         // What is behind the end of the tar is padding, but part of what was promised.
-        io::copy(&mut &hashed, &mut io::sink())?;
-        let (digest, _) = hashed.hasher.into_inner().finish();
-        if digest != source.sha256 {
-            return Err(crate::error::of(
-                crate::error::Kind::Verify,
-                anyhow!("its digest is {digest}, not {}", source.sha256),
-            ));
-        }
+        hashed.check(source.sha256)?;
         Ok(list)
     }
 
@@ -411,10 +406,14 @@ impl Stage<'_> {
                     return Ok(Place::Keep);
                 }
                 (true, false) | (false, true) => {
-                    bail!("`/{path}` is a directory in one of {} and {other_name} and none in the other", source.name)
+                    bail!(
+                        "`/{path}` is a directory in one of {} and {other_name} and none in the other",
+                        source.name
+                    )
                 }
                 (false, false) => {
-                    let (mine, theirs) = ((self.replaces)(source.rank, other), (self.replaces)(other, source.rank));
+                    let (mine, theirs) =
+                        ((self.replaces)(source.rank, other), (self.replaces)(other, source.rank));
                     match (mine, theirs) {
                         (true, true) if other > source.rank => return Ok(Place::Yield),
                         (false, true) => {
@@ -451,7 +450,9 @@ impl Stage<'_> {
         match there {
             None => {}
             Some(FileType::Directory) if matches!(node.kind, NodeKind::Symlink(_)) => return Ok(Place::Keep),
-            Some(FileType::Directory) => bail!("`/{path}` is a file in {}, but a directory in the tree", source.name),
+            Some(FileType::Directory) => {
+                bail!("`/{path}` is a file in {}, but a directory in the tree", source.name)
+            }
             Some(_) => rustix::fs::unlinkat(&*dir, &name, AtFlags::empty())?,
         }
         state.claims.insert(at.clone(), claim);
@@ -459,9 +460,10 @@ impl Stage<'_> {
         let context = || format!("making /{at}");
         match &node.kind {
             NodeKind::File(_) => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file =
-                    rustix::fs::openat(&*dir, &name, flags, Mode::from_raw_mode(0o600)).with_context(context)?;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&*dir, &name, flags, Mode::from_raw_mode(0o600))
+                    .with_context(context)?;
                 return Ok(Place::File(file.into()));
             }
             NodeKind::HardLink(target) => {
@@ -473,20 +475,25 @@ impl Stage<'_> {
                 };
                 let from = unpacker.open_dir(&above)?;
                 let target_name = format!("{}{suffix}", target.name());
-                rustix::fs::linkat(&from, &target_name, &*dir, &name, AtFlags::empty()).with_context(context)?;
+                rustix::fs::linkat(&from, &target_name, &*dir, &name, AtFlags::empty())
+                    .with_context(context)?;
                 let time = state.times.get(&target).copied();
                 state.times.extend(time.map(|time| (at, time)));
                 return Ok(Place::Done);
             }
             NodeKind::Symlink(target) => rustix::fs::symlinkat(target, &*dir, &name).with_context(context)?,
             NodeKind::Fifo => {
-                rustix::fs::mknodat(&*dir, &name, FileType::Fifo, Mode::from_raw_mode(0o600), 0).with_context(context)?;
+                rustix::fs::mknodat(&*dir, &name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+                    .with_context(context)?;
                 rustix::fs::chmodat(&*dir, &name, Mode::from_raw_mode(node.mode), AtFlags::empty())?;
             }
-            NodeKind::Dir | NodeKind::CharDevice { .. } | NodeKind::BlockDevice { .. } => bail!("making /{at}"),
+            NodeKind::Dir | NodeKind::CharDevice { .. } | NodeKind::BlockDevice { .. } => {
+                bail!("making /{at}")
+            }
         }
         let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-        rustix::fs::chownat(&*dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).with_context(context)?;
+        rustix::fs::chownat(&*dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .with_context(context)?;
         let time = Timespec { tv_sec: node.mtime, tv_nsec: 0 };
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(&*dir, &name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -524,9 +531,27 @@ fn attributes(file: &impl AsFd, path: &TreePath, node: &Node, rules: &Rules) -> 
 }
 
 /// Hashes what is read of a file; shared by the reader of the package and by who finishes the digest.
-struct Hashed<'a> {
+pub(super) struct Hashed<'a> {
     file: &'a File,
     hasher: RefCell<Hasher>,
+}
+
+impl<'a> Hashed<'a> {
+    /// Starts at the file's beginning.
+    pub(super) fn new(mut file: &'a File) -> io::Result<Hashed<'a>> {
+        io::Seek::rewind(&mut file)?;
+        Ok(Hashed { file, hasher: RefCell::default() })
+    }
+
+    /// Reads to the end and compares the digest of all bytes.
+    pub(super) fn check(self, wanted: Digest) -> anyhow::Result<()> {
+        io::copy(&mut io::BufReader::with_capacity(BUFFER, &self), &mut io::sink())?;
+        let (digest, _) = self.hasher.into_inner().finish();
+        if digest == wanted {
+            return Ok(());
+        }
+        Err(crate::error::of(crate::error::Kind::Verify, anyhow!("its digest is {digest}, not {wanted}")))
+    }
 }
 
 impl Read for &Hashed<'_> {

@@ -240,6 +240,17 @@ pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path)
 }
 
+/// Writes `bytes` over what is at `path`, with permission bits `mode`: for trees under construction, which nobody else
+/// reads and nobody trusts after a crash.
+///
+/// # Errors
+/// What the file system says.
+pub fn overwrite(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?; // the umask must not decide
+    file.write_all(bytes)
+}
+
 /// Whether something is at `path`, a dangling symbolic link included.
 pub fn exists(path: &Path) -> bool {
     rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()

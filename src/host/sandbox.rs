@@ -130,7 +130,11 @@ pub fn run(
                 Some(signal) => format!("was killed by signal {signal}"),
                 None => format!("ended with {status}"),
             };
-            bail!("the sandbox {how} without a word{}{}", if stray.is_empty() { "" } else { ":\n" }, stray.trim())
+            bail!(
+                "the sandbox {how} without a word{}{}",
+                if stray.is_empty() { "" } else { ":\n" },
+                stray.trim()
+            )
         }
     }
 }
@@ -253,7 +257,8 @@ fn outer(name: &str) -> anyhow::Result<()> {
 
 /// What stands in the way of namespaces on this machine, in words that a person can act on.
 fn refusal() -> String {
-    let setting = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_string()).unwrap_or_default();
+    let setting =
+        |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_string()).unwrap_or_default();
     let sysctl = if setting("/proc/sys/user/max_user_namespaces") == "0" {
         "user.max_user_namespaces=65536"
     } else if setting("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
@@ -261,7 +266,8 @@ fn refusal() -> String {
     } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
         "kernel.apparmor_restrict_unprivileged_userns=0"
     } else {
-        return "this kernel or container refuses namespaces: run forge where they are allowed, or as root".into();
+        return "this kernel or container refuses namespaces: run forge where they are allowed, or as root"
+            .into();
     };
     format!("user namespaces are switched off here: run `sysctl -w {sysctl}` as root, or run forge as root")
 }
@@ -303,7 +309,8 @@ pub fn enter(root: &Path) -> anyhow::Result<rustix::fd::OwnedFd> {
             .with_context(|| format!("mounting {source} at {}", target.display()))
     };
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    let tree = rustix::fs::openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let tree =
+        rustix::fs::openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::mount::mount_bind(root, root).context("mounting the tree on itself")?;
     for dir in ["proc", "dev", "run", "tmp"] {
         match std::fs::create_dir(root.join(dir)) {
@@ -335,7 +342,13 @@ pub fn enter(root: &Path) -> anyhow::Result<rustix::fd::OwnedFd> {
         std::fs::create_dir(root.join(name))?;
         rustix::fs::chmod(root.join(name), Mode::from_raw_mode(mode))?;
     }
-    mount("devpts", "dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, "newinstance,mode=620,ptmxmode=666")?;
+    mount(
+        "devpts",
+        "dev/pts",
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        "newinstance,mode=620,ptmxmode=666",
+    )?;
     rustix::process::chdir(root)?;
     // The old root ends up on top of the new one and is taken off: pivot_root(2), "pivot_root(".", ".")".
     rustix::process::pivot_root(".", ".").context("changing the root directory")?;
@@ -364,9 +377,12 @@ pub fn ignore_syncs() -> anyhow::Result<()> {
         calls.into_iter().map(|call| (call, vec![])).collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(0),
-        std::env::consts::ARCH.try_into().map_err(|_| anyhow!("no filter for this machine's architecture"))?,
+        std::env::consts::ARCH
+            .try_into()
+            .map_err(|_| anyhow!("no filter for this machine's architecture"))?,
     )?;
-    seccompiler::apply_filter(&BpfProgram::try_from(filter)?).context("filtering calls that wait for the disk")
+    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
+        .context("filtering calls that wait for the disk")
 }
 
 /// Runs `program` to its end, giving each line of its output to `line`; whatever it left running is killed. Only for
@@ -409,7 +425,12 @@ pub fn call(
     let _ = drain.join(); // it has nothing to say
     while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
     if !status.success() {
-        bail!("{program} {} ended with {status}{}{}", args.join(" "), if tail.is_empty() { "" } else { ":\n" }, tail.trim());
+        bail!(
+            "{program} {} ended with {status}{}{}",
+            args.join(" "),
+            if tail.is_empty() { "" } else { ":\n" },
+            tail.trim()
+        );
     }
     Ok(())
 }

@@ -8,12 +8,14 @@ mod copy;
 pub mod cpio;
 pub mod path;
 pub mod tar;
+pub mod walk;
 
 pub use path::{BadPath, TreePath};
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -84,6 +86,15 @@ pub enum Content {
         /// Count of bytes.
         length: u64,
     },
+    /// A file below an open directory, opened for each read: trees on disk have more files than a process may open.
+    InDir {
+        /// The directory.
+        root: Arc<OwnedFd>,
+        /// The file's path below it; no symbolic link on the way.
+        path: TreePath,
+        /// Count of bytes.
+        length: u64,
+    },
 }
 
 impl Content {
@@ -91,7 +102,7 @@ impl Content {
     pub fn len(&self) -> u64 {
         match self {
             Content::Bytes(b) => b.len() as u64,
-            Content::Range { length, .. } => *length,
+            Content::Range { length, .. } | Content::InDir { length, .. } => *length,
         }
     }
 
@@ -115,6 +126,7 @@ impl Content {
                 Ok(())
             }
             Content::Range { file, offset, .. } => file.read_exact_at(buffer, offset + at),
+            Content::InDir { root, path, .. } => walk::open(root, path)?.read_exact_at(buffer, at),
         }
     }
 
@@ -153,6 +165,10 @@ impl PartialEq for Content {
             (
                 Content::Range { file: a, offset: x, length: m },
                 Content::Range { file: b, offset: y, length: n },
+            ) => Arc::ptr_eq(a, b) && x == y && m == n,
+            (
+                Content::InDir { root: a, path: x, length: m },
+                Content::InDir { root: b, path: y, length: n },
             ) => Arc::ptr_eq(a, b) && x == y && m == n,
             _ => false,
         }
