@@ -2,3 +2,5 @@
 
 pub mod kubernetes;
 pub mod workload;
+pub mod os;
+pub mod site;
