@@ -1,4 +1,5 @@
 //! Disk images and file systems against the programs and the kernel that will read them.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which say what they skip")]
 
 use forge::boot::verity::{self, VeritySpec};
 use forge::disk::erofs::{self, ErofsSpec};
