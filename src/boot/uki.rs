@@ -116,7 +116,7 @@ impl Uki {
         self.cmdline
             .split_ascii_whitespace()
             .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-            .last()
+            .next_back()
     }
 
     /// Every root hash that the command line names, with its key: words of the form `KEY=` and 64 hex digits.

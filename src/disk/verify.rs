@@ -238,7 +238,9 @@ struct RootHashIn {
 fn root_hashes(esp: &Partition, tree: &Tree) -> Result<Vec<RootHashIn>, DiskFault> {
     let mut named = vec![];
     for (path, _) in tree.iter() {
-        let in_place = path.parent().is_some_and(|dir| dir.as_str().eq_ignore_ascii_case(UKI_DIR));
+        // As the boot loader takes them: by folder and ending, in any case of letters.
+        let in_place = path.parent().is_some_and(|dir| dir.as_str().eq_ignore_ascii_case(UKI_DIR))
+            && path.name().to_ascii_lowercase().ends_with(".efi");
         let Some(content) = tree.file(path).filter(|_| in_place) else { continue };
         let uki = Uki::open(content.clone()).map_err(|source| DiskFault::Uki {
             partition: esp.name.clone(),

@@ -2,3 +2,5 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and plant files")]
 mod dependencies;
 mod layering;
+
+mod disk;

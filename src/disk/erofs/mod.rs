@@ -70,3 +70,6 @@ mod kind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

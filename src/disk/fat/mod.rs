@@ -78,7 +78,7 @@ impl Geometry {
             let clusters = data.checked_sub(2 * fat)? / per_cluster;
             let fits = if wide {
                 let few = per_cluster >= 8 || clusters <= 8 * FAT32_CLUSTERS;
-                clusters >= FAT32_CLUSTERS + MARGIN && clusters < 0x0fff_fff0 && few
+                (FAT32_CLUSTERS + MARGIN..0x0fff_fff0).contains(&clusters) && few
             } else {
                 (FAT16_CLUSTERS + MARGIN..FAT32_CLUSTERS - MARGIN).contains(&clusters)
             };
