@@ -1,1 +1,3 @@
 //! Integration tests, a file a stage.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and plant files")]
+mod oci;
