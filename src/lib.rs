@@ -30,6 +30,8 @@ pub mod model;
 pub mod oci;
 pub mod plan;
 pub mod profile;
+pub mod publish;
+pub mod seal;
 pub mod sign;
 pub mod source;
 pub mod template;

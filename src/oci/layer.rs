@@ -8,7 +8,7 @@
 
 use super::Descriptor;
 use crate::model::Digest;
-use crate::model::digest::HashingWriter;
+use crate::model::digest::{Hasher, HashingWriter};
 use crate::tree::tar::Written;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -84,7 +84,7 @@ pub fn compress(
     codec: Codec,
     threads: NonZero<u32>,
 ) -> io::Result<Layer> {
-    let mut tar = HashingReader { inner: tar, hasher: Default::default() };
+    let mut tar = HashingReader::new(tar);
     let out = HashingWriter::new(out);
     let (mut out, digest, size) = match codec {
         Codec::Gzip => gzip::compress(&mut tar, out)?,
@@ -99,7 +99,7 @@ pub fn compress(
     }
     .finish();
     out.flush()?;
-    if tar.hasher.finish() != (written.diff_id, written.length) {
+    if tar.finish() != (written.diff_id, written.length) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("the tar is no longer {} with {} bytes", written.diff_id, written.length),
@@ -111,9 +111,21 @@ pub fn compress(
     })
 }
 
-struct HashingReader<R> {
+/// A reader that hashes and counts what it gives.
+pub(super) struct HashingReader<R> {
     inner: R,
-    hasher: crate::model::digest::Hasher,
+    hasher: Hasher,
+}
+
+impl<R> HashingReader<R> {
+    pub(super) fn new(inner: R) -> Self {
+        HashingReader { inner, hasher: Hasher::default() }
+    }
+
+    /// The digest and the count of what was read.
+    pub(super) fn finish(self) -> (Digest, u64) {
+        self.hasher.finish()
+    }
 }
 
 impl<R: Read> Read for HashingReader<R> {

@@ -3,7 +3,7 @@
 //! Blobs come as bytes or as files of a cache, which are cloned, hard-linked or copied by their known digest and not
 //! hashed again. What a reader gives was checked against its descriptor. image-spec v1.1, image-layout.md.
 
-use super::image::Document;
+use super::image::{Document, Image};
 use super::json::{self, BadDocument};
 use super::{Annotations, Descriptor, Index, MAX_DOCUMENT, Manifest, REF_NAME, is_index, is_manifest};
 use crate::host::fs::{Durability, Staged};
@@ -71,6 +71,41 @@ impl LayoutWriter {
             let out = Staged::file(&to, 0o644)?;
             io::copy(&mut File::open(from)?, &mut out.as_file()?)?;
             out.commit(Durability::Cached)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the blob that `fill` writes; `fill` has checked that it has `digest` when it returns.
+    ///
+    /// # Errors
+    /// Those of `fill`; what the file system says.
+    pub fn fill(
+        &mut self,
+        digest: Digest,
+        fill: impl FnOnce(&mut File) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        if self.present.insert(digest) {
+            let out = Staged::file(&self.blob_path(digest), 0o644)?;
+            fill(&mut out.as_file()?.try_clone()?)?;
+            out.commit(Durability::Cached)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the documents of `images` and of the `index` over them, and lists the index under `tag`. Of several
+    /// architectures each is also listed under `TAG-ARCH`, for clients that cannot choose within an index (umoci).
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn image(&mut self, images: &[Image], index: &Document, tag: &str) -> io::Result<()> {
+        for document in images.iter().flat_map(|i| [&i.config, &i.manifest]).chain([index]) {
+            self.document(document)?;
+        }
+        self.entry(index.descriptor.clone(), Some(tag));
+        for image in images.iter().filter(|_| images.len() > 1) {
+            let platform = image.manifest.descriptor.platform().as_ref();
+            let name = platform.map(|p| format!("{tag}-{}", p.architecture()));
+            self.entry(image.manifest.descriptor.clone(), name.as_deref());
         }
         Ok(())
     }
@@ -332,13 +367,15 @@ pub fn annotations(descriptor: &Descriptor) -> Annotations {
 }
 
 pub(super) fn expect(descriptor: &Descriptor, holds: bool) -> Result<(), LayoutError> {
-    if holds {
-        return Ok(());
-    }
-    Err(LayoutError::MediaType {
+    if holds { Ok(()) } else { Err(misplaced(descriptor)) }
+}
+
+/// The error for a descriptor whose media type has no place where it stands.
+pub(super) fn misplaced(descriptor: &Descriptor) -> LayoutError {
+    LayoutError::MediaType {
         digest: descriptor.digest().to_string(),
         media_type: descriptor.media_type().to_string(),
-    })
+    }
 }
 
 fn read_bounded(file: File) -> io::Result<Vec<u8>> {

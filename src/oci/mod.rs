@@ -1,17 +1,20 @@
 //! OCI images as data: layers, configs, manifests and indices as canonical bytes; layouts on disk; registries.
 //!
 //! A layer's tar becomes a blob ([`layer`]), blobs become an image ([`image`]), images become a directory ([`layout`])
-//! that is checked and copied to and from registries. What is said about an image by others
+//! that is checked ([`validate`]) and copied to and from registries ([`registry`]). What is said about an image by others
 //! hangs on it as a [`referrer`]. Knows no profile and no key: it carries signatures and does not judge them.
 //!
 //! OCI image-spec v1.1, distribution-spec v1.1.
 
+pub mod credentials;
 pub mod image;
 pub mod json;
 pub mod layer;
 pub mod layout;
 pub mod reference;
 pub mod referrer;
+pub mod registry;
+pub mod validate;
 
 pub use layer::{Codec, DiffId, Layer};
 pub use oci_spec::image::{Descriptor, ImageIndex as Index, ImageManifest as Manifest, MediaType};

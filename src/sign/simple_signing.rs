@@ -42,6 +42,16 @@ struct Image {
     digest: String,
 }
 
+/// The digest that a payload names, before anything is known of its signature.
+///
+/// # Errors
+/// [`Refused::Malformed`].
+pub fn claimed(payload: &[u8]) -> Result<Digest, Refused> {
+    let malformed = |e: &dyn std::fmt::Display| Refused::Malformed(e.to_string());
+    let Payload { critical } = serde_json::from_slice(payload).map_err(|e| malformed(&e))?;
+    critical.image.digest.parse().map_err(|e| malformed(&e))
+}
+
 /// The digest in a payload that `key` signed, when it is `expected`.
 ///
 /// # Errors

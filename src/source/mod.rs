@@ -1,3 +1,4 @@
 //! Inputs from outside, one file a kind: a reference in, a verified blob by digest out.
 
 pub mod blobs;
+pub mod oci;
