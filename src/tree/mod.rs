@@ -253,6 +253,9 @@ pub enum TreeError {
         /// Where it points.
         target: TreePath,
     },
+    /// A path became impossible where the tree was put.
+    #[error(transparent)]
+    Path(#[from] BadPath),
 }
 
 impl Tree {
@@ -312,6 +315,29 @@ impl Tree {
         }
         merged.check()?;
         Ok(merged)
+    }
+
+    /// Puts all of `tree` below `at`, its root becoming the directory `at`.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`], and [`TreeError::Path`] where a path becomes too long.
+    pub fn graft(&mut self, at: &TreePath, tree: Tree) -> Result<(), TreeError> {
+        let moved = |path: &TreePath| match path.to_string() {
+            root if root.is_empty() => Ok(at.clone()),
+            path => at.join(&path),
+        };
+        let mut links = vec![];
+        for (path, node) in tree.nodes {
+            let path = moved(&path)?;
+            match node.kind {
+                // Links after what they link to: a target may come later in path order.
+                NodeKind::HardLink(target) => {
+                    links.push((path, Node { kind: NodeKind::HardLink(moved(&target)?), ..node }));
+                }
+                _ => self.insert(path, node)?,
+            }
+        }
+        links.into_iter().try_for_each(|(path, node)| self.insert(path, node))
     }
 
     /// The node at `path`, symbolic links not followed.
@@ -454,6 +480,20 @@ mod tests {
         assert_eq!(below, ["a/x"]);
         tree.remove(&p("a"));
         assert_eq!(tree.len(), 5);
+    }
+
+    #[test]
+    fn a_grafted_tree_keeps_its_links() {
+        let (mut tree, mut grafted) = (Tree::new(), Tree::new());
+        grafted.insert(p("b"), Node::text("x", 0o644)).unwrap();
+        grafted.insert(p("a"), Node { kind: NodeKind::HardLink(p("b")), ..Node::dir(0) }).unwrap();
+        grafted.insert(TreePath::root(), Node::dir(0o700)).unwrap();
+        tree.graft(&p("deep/in"), grafted.clone()).unwrap();
+        assert_eq!(tree.file(&p("deep/in/a")).unwrap().to_vec(9).unwrap(), b"x");
+        assert_eq!(tree.get(&p("deep/in")).unwrap().mode, 0o700);
+        let long = TreePath::parse(&vec!["d".repeat(255); 15].join("/")).unwrap();
+        grafted.insert(p(&"e".repeat(255)), Node::dir(0o755)).unwrap();
+        assert!(matches!(tree.graft(&long, grafted), Err(TreeError::Path(_))));
     }
 
     #[test]

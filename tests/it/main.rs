@@ -5,3 +5,5 @@ mod layering;
 
 mod disk;
 mod oci;
+
+mod podman;

@@ -130,12 +130,14 @@ pub fn os_tree(has_images: bool) -> Result<Tree, PodmanError> {
     Ok(tree)
 }
 
-/// The payload side, without the image store: manifests, and which of them are started.
+/// The payload side: manifests, which of them are started, and the image `store`, which must hold every image that they
+/// name and [`PAUSE_IMAGE`].
 ///
 /// # Errors
-/// [`PodmanError`] for a manifest that cannot be read.
-pub fn payload_tree(workloads: &[Workload]) -> Result<Tree, PodmanError> {
+/// [`PodmanError`] for a manifest that cannot be read, or a path of the store that becomes too long.
+pub fn payload_tree(workloads: &[Workload], store: Tree) -> Result<Tree, PodmanError> {
     let mut tree = Tree::new();
+    tree.graft(&TreePath::parse(IMAGES)?, store)?;
     for dir in [WORKLOADS.to_string(), format!("{UNITS}/{WANTS}"), format!("{UNITS}/{REQUIRES}")] {
         tree.insert(TreePath::parse(&dir)?, Node::dir(0o755))?;
     }

@@ -9,7 +9,7 @@
 use super::name::ImageName;
 use super::store::{ImageLayer, OciImage};
 use crate::model::{Arch, Digest, Epoch};
-use crate::tree::{Content, Node, NodeKind, Tree, TreeError, TreePath, tar};
+use crate::tree::{BadPath, Content, Node, NodeKind, Tree, TreeError, TreePath, tar};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,63 +75,49 @@ pub enum Protocol {
     Sctp,
 }
 
-/// A container that cannot be made.
+/// A container that cannot be made, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("container `{container}`: {fault}")]
+pub struct ContainerError {
+    /// The container's name.
+    pub container: String,
+    /// What is wrong with it.
+    pub fault: ContainerFault,
+}
+
+/// What can be wrong with a container.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ContainerError {
+pub enum ContainerFault {
     /// Nothing to run.
-    #[error("container `{0}` has no command")]
-    NoCommand(ImageName),
+    #[error("it has no command")]
+    NoCommand,
     /// The command names no program of the image.
-    #[error("container `{container}`: no program `{program}` among its packages and files")]
-    NoProgram {
-        /// The container.
-        container: ImageName,
-        /// As the command spells it.
-        program: String,
-    },
+    #[error("no program `{0}` among its packages and files")]
+    NoProgram(String),
     /// The user is not one of the image's.
-    #[error("container `{container}`: {fault}")]
-    User {
-        /// The container.
-        container: ImageName,
-        /// What is wrong.
-        fault: BadUser,
-    },
+    #[error(transparent)]
+    User(#[from] BadUser),
     /// A file's directory is a symbolic link that leads nowhere.
-    #[error("container `{container}`: `{path}` runs through `{link}`, which leads nowhere")]
+    #[error("`{path}` runs through `{link}`, which leads nowhere")]
     DanglingLink {
-        /// The container.
-        container: ImageName,
         /// The file.
         path: TreePath,
         /// The link.
         link: TreePath,
     },
     /// An environment variable that no process can have.
-    #[error("container `{container}`: `{name}` is no name of an environment variable")]
-    Env {
-        /// The container.
-        container: ImageName,
-        /// The name.
-        name: String,
-    },
+    #[error("`{0}` is no name of an environment variable, or its value has a NUL")]
+    Env(String),
+    /// A path that is too long with its links followed.
+    #[error(transparent)]
+    Path(#[from] BadPath),
     /// Files contradict the packages or each other.
-    #[error("container `{container}`: {fault}")]
-    Tree {
-        /// The container.
-        container: ImageName,
-        /// What is wrong.
-        fault: TreeError,
-    },
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// A content could not be read to be hashed.
-    #[error("container `{container}`: reading its files: {fault}")]
-    Io {
-        /// The container.
-        container: ImageName,
-        /// What the file said.
-        fault: io::Error,
-    },
+    #[error("reading its files: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// The image of `spec` over `base`, the configured tree of its packages. Reads every content once, to hash it.
@@ -139,37 +125,30 @@ pub enum ContainerError {
 /// # Errors
 /// [`ContainerError`]: no such program or user in the trees, files that clash, contents that cannot be read.
 pub fn image(spec: &Spec, base: Tree, arch: Arch, epoch: Epoch) -> Result<OciImage, ContainerError> {
-    let container = || spec.name.local();
+    compose(spec, base, arch, epoch)
+        .map_err(|fault| ContainerError { container: spec.name.local().to_string(), fault })
+}
+
+fn compose(spec: &Spec, base: Tree, arch: Arch, epoch: Epoch) -> Result<OciImage, ContainerFault> {
     let files = files_layer(spec, &base)?;
-    let merged = files
-        .clone()
-        .over(base.clone())
-        .map_err(|fault| ContainerError::Tree { container: container(), fault })?;
+    let merged = files.clone().over(base.clone())?;
     check_program(spec, &merged)?;
-    let user = match &spec.user {
-        None => None,
-        Some(user) => Some(
-            account::resolve(user, &merged)
-                .map_err(|fault| ContainerError::User { container: container(), fault })?,
-        ),
-    };
+    let user = spec.user.as_deref().map(|user| account::resolve(user, &merged)).transpose()?;
     let mut layers = vec![];
     for tree in [base, files] {
         if !tree.is_empty() {
-            let layer =
-                layer(tree, epoch).map_err(|fault| ContainerError::Io { container: container(), fault })?;
-            layers.push(layer);
+            layers.push(layer(tree, epoch)?);
         }
     }
     let config = to_bytes(&config(spec, user, &layers, arch, epoch)?);
     let manifest = to_bytes(&manifest(&config, &layers));
-    Ok(OciImage { names: vec![container()], index: None, manifest, config, layers })
+    Ok(OciImage { names: vec![spec.name.local()], index: None, manifest, config, layers })
 }
 
 /// The image of one static program at `path` without a root file system around it, such as a pod's pause process.
 ///
 /// # Errors
-/// [`ContainerError::Io`] where the program cannot be read.
+/// [`ContainerError`] where the program cannot be read.
 pub fn program_image(
     name: ImageName,
     path: TreePath,
@@ -187,42 +166,31 @@ pub fn program_image(
 }
 
 /// The files as a layer. Directories on the way are given as the packages have them: an upper layer's attributes win.
-fn files_layer(spec: &Spec, base: &Tree) -> Result<Tree, ContainerError> {
+fn files_layer(spec: &Spec, base: &Tree) -> Result<Tree, ContainerFault> {
     let mut layer = Tree::new();
-    if let (Some(root), false) = (base.get(&TreePath::root()), spec.files.is_empty()) {
-        insert(spec, &mut layer, TreePath::root(), root.clone())?;
-    }
     for file in &spec.files {
-        let path = through_links(spec, base, &file.path)?;
+        let path = through_links(base, &file.path)?;
         for dir in path.ancestors() {
             if let Some(node) = base.get(&dir) {
-                insert(spec, &mut layer, dir, node.clone())?;
+                layer.insert(dir, node.clone())?;
             }
         }
-        insert(spec, &mut layer, path, Node::file(file.content.clone(), file.mode & 0o7777))?;
+        layer.insert(path, Node::file(file.content.clone(), file.mode & 0o7777))?;
     }
     Ok(layer)
 }
 
-fn insert(spec: &Spec, layer: &mut Tree, path: TreePath, node: Node) -> Result<(), ContainerError> {
-    layer.insert(path, node).map_err(|fault| ContainerError::Tree { container: spec.name.local(), fault })
-}
-
 /// `path` with the links among its directories followed: a directory `bin` over the packages' link of that name would
 /// hide every program.
-fn through_links(spec: &Spec, base: &Tree, path: &TreePath) -> Result<TreePath, ContainerError> {
+fn through_links(base: &Tree, path: &TreePath) -> Result<TreePath, ContainerFault> {
     let mut at = TreePath::root();
     let mut components = path.components().peekable();
     while let Some(name) = components.next() {
-        // Components of a path are valid, and the sum is no longer than what the packages and the file had.
-        let Ok(next) = at.join(name) else { return Ok(path.clone()) };
+        let next = at.join(name)?;
         let is_link = matches!(base.get(&next).map(|n| &n.kind), Some(NodeKind::Symlink(_)));
         at = if is_link && components.peek().is_some() {
-            base.resolve(&next).ok_or_else(|| ContainerError::DanglingLink {
-                container: spec.name.local(),
-                path: path.clone(),
-                link: next,
-            })?
+            let dangling = || ContainerFault::DanglingLink { path: path.clone(), link: next.clone() };
+            base.resolve(&next).ok_or_else(dangling)?
         } else {
             next
         };
@@ -230,8 +198,8 @@ fn through_links(spec: &Spec, base: &Tree, path: &TreePath) -> Result<TreePath, 
     Ok(at)
 }
 
-fn check_program(spec: &Spec, merged: &Tree) -> Result<(), ContainerError> {
-    let program = spec.command.first().ok_or_else(|| ContainerError::NoCommand(spec.name.local()))?;
+fn check_program(spec: &Spec, merged: &Tree) -> Result<(), ContainerFault> {
+    let program = spec.command.first().ok_or(ContainerFault::NoCommand)?;
     let is_program = |path: &str| {
         let found = TreePath::parse(path).ok().and_then(|p| merged.resolve(&p));
         let file = found.and_then(|p| match merged.get(&p).map(|n| &n.kind) {
@@ -246,10 +214,7 @@ fn check_program(spec: &Spec, merged: &Tree) -> Result<(), ContainerError> {
     } else {
         !program.is_empty() && path.split(':').any(|dir| is_program(&format!("{dir}/{program}")))
     };
-    if found {
-        return Ok(());
-    }
-    Err(ContainerError::NoProgram { container: spec.name.local(), program: program.clone() })
+    if found { Ok(()) } else { Err(ContainerFault::NoProgram(program.clone())) }
 }
 
 fn layer(tree: Tree, epoch: Epoch) -> io::Result<ImageLayer> {
@@ -263,14 +228,14 @@ fn config(
     layers: &[ImageLayer],
     arch: Arch,
     epoch: Epoch,
-) -> Result<Value, ContainerError> {
+) -> Result<Value, ContainerFault> {
     let mut env = vec![];
     if !spec.env.contains_key("PATH") {
         env.push(format!("PATH={PATH}"));
     }
     for (name, value) in &spec.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(ContainerError::Env { container: spec.name.local(), name: name.clone() });
+            return Err(ContainerFault::Env(name.clone()));
         }
         env.push(format!("{name}={value}"));
     }

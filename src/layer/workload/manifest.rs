@@ -186,7 +186,7 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, document: usize, node: &Node) -> Option<Object> {
-        let Some(kind) = self.required_text(node, "kind", "object") else { return None };
+        let kind = self.required_text(node, "kind", "object")?;
         if kind == "List" {
             self.fault(node.place, "a list inside a list", None);
             return None;

@@ -24,7 +24,7 @@ mod whiteout;
 
 use super::name::ImageName;
 use crate::model::{Digest, Epoch};
-use crate::tree::{BadPath, Content, Node, Tree, TreeError, TreePath};
+use crate::tree::{Content, Node, Tree, TreeError, TreePath};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use record::{ImageRecord, LayerRecord};
@@ -90,16 +90,13 @@ pub enum StoreError {
     #[error("the name `{name}` is claimed by two images, {first} and {second}")]
     NameClash {
         /// The name.
-        name: ImageName,
+        name: String,
         /// Manifest digest of one.
         first: Digest,
         /// Manifest digest of the other.
         second: Digest,
     },
-    /// A path of the store is impossible: a layer's path is too long below the store's own directories.
-    #[error(transparent)]
-    Path(#[from] BadPath),
-    /// Entries contradict each other.
+    /// A layer's path is too long below the store's own directories, or entries contradict each other.
     #[error(transparent)]
     Tree(#[from] TreeError),
 }
@@ -124,7 +121,7 @@ pub fn store_tree(images: &[OciImage], epoch: Epoch) -> Result<Tree, StoreError>
         let told = || image.names.first().map_or_else(|| digest.to_string(), ToString::to_string);
         for name in &image.names {
             if let Some(first) = owners.insert(name, digest).filter(|first| *first != digest) {
-                return Err(StoreError::NameClash { name: name.clone(), first, second: digest });
+                return Err(StoreError::NameClash { name: name.to_string(), first, second: digest });
             }
         }
         let described =
@@ -214,26 +211,7 @@ fn put_layer(
     known: &BTreeMap<String, LayerRecord>,
     epoch: Epoch,
 ) -> Result<(), StoreError> {
-    let home = TreePath::parse(&format!("overlay/{id}"))?;
-    let diff = home.join("diff")?;
-    let below = |path: &TreePath| {
-        if *path == TreePath::root() { Ok(diff.clone()) } else { diff.join(&path.to_string()) }
-    };
-    // Links after what they link to: a target may come later in path order.
-    let mut links = vec![];
-    for (path, node) in files.iter() {
-        let path = below(path)?;
-        match &node.kind {
-            crate::tree::NodeKind::HardLink(target) => {
-                let kind = crate::tree::NodeKind::HardLink(below(target)?);
-                links.push((path, Node { kind, ..node.clone() }));
-            }
-            _ => tree.insert(path, node.clone())?,
-        }
-    }
-    for (path, node) in links {
-        tree.insert(path, node)?;
-    }
+    tree.graft(&path(&format!("overlay/{id}/diff"))?, files)?;
     let link = link_name(id);
     let target = format!("../{id}/diff");
     put(tree, &format!("overlay/l/{link}"), Node::symlink(target), epoch)?;
@@ -250,6 +228,10 @@ fn put_layer(
     put(tree, &format!("overlay/{id}"), Node::dir(0o700), epoch)
 }
 
-fn put(tree: &mut Tree, path: &str, node: Node, epoch: Epoch) -> Result<(), StoreError> {
-    Ok(tree.insert(TreePath::parse(path)?, Node { mtime: epoch.0, ..node })?)
+fn put(tree: &mut Tree, at: &str, node: Node, epoch: Epoch) -> Result<(), StoreError> {
+    Ok(tree.insert(path(at)?, Node { mtime: epoch.0, ..node })?)
+}
+
+fn path(s: &str) -> Result<TreePath, TreeError> {
+    Ok(TreePath::parse(s)?)
 }

@@ -84,23 +84,23 @@ fn what_cannot_run_is_refused() {
     let with = |change: fn(&mut Spec)| {
         let mut spec = spec(&[]);
         change(&mut spec);
-        image(&spec, packages(), Arch::Amd64, EPOCH).unwrap_err()
+        image(&spec, packages(), Arch::Amd64, EPOCH).unwrap_err().fault
     };
-    assert!(matches!(with(|s| s.command.clear()), ContainerError::NoCommand(_)));
+    assert!(matches!(with(|s| s.command.clear()), ContainerFault::NoCommand));
     for program in ["apache2", "/usr/lib/data", "/usr/sbin", ""] {
         let mut spec = spec(&[]);
         spec.command = vec![program.into()];
-        let fault = image(&spec, packages(), Arch::Amd64, EPOCH).unwrap_err();
-        assert!(matches!(fault, ContainerError::NoProgram { .. }), "{program}");
+        let fault = image(&spec, packages(), Arch::Amd64, EPOCH).unwrap_err().fault;
+        assert!(matches!(fault, ContainerFault::NoProgram(_)), "{program}");
     }
-    assert!(matches!(with(|s| s.user = Some("nginx".into())), ContainerError::User { .. }));
-    assert!(matches!(with(|s| drop(s.env.insert("A=B".into(), String::new()))), ContainerError::Env { .. }));
-    let fault = image(&spec(&["void/x"]), packages(), Arch::Amd64, EPOCH).unwrap_err();
-    assert!(matches!(fault, ContainerError::DanglingLink { .. }));
-    let fault = image(&spec(&["etc/passwd/x"]), packages(), Arch::Amd64, EPOCH).unwrap_err();
-    assert!(matches!(fault, ContainerError::Tree { .. }), "{fault}");
-    let fault = image(&spec(&["var/www"]), packages(), Arch::Amd64, EPOCH).unwrap_err();
-    assert!(matches!(fault, ContainerError::Tree { .. }), "{fault}");
+    assert!(matches!(with(|s| s.user = Some("nginx".into())), ContainerFault::User(_)));
+    assert!(matches!(with(|s| drop(s.env.insert("A=B".into(), String::new()))), ContainerFault::Env(_)));
+    let fault = image(&spec(&["void/x"]), packages(), Arch::Amd64, EPOCH).unwrap_err().fault;
+    assert!(matches!(fault, ContainerFault::DanglingLink { .. }));
+    let fault = image(&spec(&["etc/passwd/x"]), packages(), Arch::Amd64, EPOCH).unwrap_err().fault;
+    assert!(matches!(fault, ContainerFault::Tree(_)), "{fault}");
+    let fault = image(&spec(&["var/www"]), packages(), Arch::Amd64, EPOCH).unwrap_err().fault;
+    assert!(matches!(fault, ContainerFault::Tree(_)), "{fault}");
 }
 
 #[test]
