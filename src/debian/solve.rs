@@ -55,13 +55,25 @@ impl fmt::Display for Demand {
     }
 }
 
+/// What a system has before anything is asked for, by the names of mmdebstrap's variants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing: the answer is what the packages need.
+    #[default]
+    Nothing,
+    /// Every `Essential: yes` package, and apt.
+    Apt,
+    /// Those, and every package of priority `required`, such as passwd and mount.
+    Minbase,
+}
+
 /// What to install.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// What is asked for by name.
     pub packages: Vec<Demand>,
-    /// Every `Essential: yes` package too, and apt: what a minimal system is (mmdebstrap's `minbase`).
-    pub essential: bool,
+    /// What it stands on.
+    pub base: Base,
     /// What is recommended too, where it can be had.
     pub recommends: bool,
     /// Names that must not be installed.
@@ -77,7 +89,7 @@ impl Request {
         packages: impl IntoIterator<Item = &'a str>,
     ) -> Result<Request, super::relation::BadRelation> {
         let packages = packages.into_iter().map(str::parse).collect::<Result<_, _>>()?;
-        Ok(Request { packages, essential: true, ..Request::default() })
+        Ok(Request { packages, base: Base::Minbase, ..Request::default() })
     }
 }
 

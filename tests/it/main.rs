@@ -7,3 +7,6 @@ mod disk;
 mod oci;
 
 mod podman;
+
+mod archive;
+mod support;

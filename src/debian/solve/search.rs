@@ -4,8 +4,8 @@
 //! that makes each candidate impossible; the latest decision in it is the one to change, and the decisions between are
 //! undone because they cannot help.
 
-use super::{Chain, Demand, Request, Solution, SolveError};
-use crate::debian::packages::{Id, Index, MultiArch, Pin};
+use super::{Base, Chain, Demand, Request, Solution, SolveError};
+use crate::debian::packages::{Id, Index, MultiArch, Pin, Priority};
 use crate::debian::relation::{Clause, Relation};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -114,16 +114,20 @@ impl<'a> Search<'a> {
             let id = self.find(demand)?;
             self.wanted.insert(self.index.name(id), id);
         }
-        if self.request.essential {
+        if self.request.base != Base::Nothing {
             let mut names: Vec<&str> = self.index.iter().map(|id| self.index.name(id)).collect();
             names.dedup();
-            let essential = names.into_iter().filter(|name| {
-                let best = self.candidate(name).filter(|id| self.index.is_essential(*id));
-                best.is_some() && !self.request.exclude.contains(*name)
-            });
-            phases[0] = essential.map(|name| (plain(name), false)).collect();
-            if !self.request.exclude.contains("apt") {
-                phases[1].push((plain("apt"), false));
+            names.retain(|name| !self.request.exclude.contains(*name));
+            for name in names {
+                let Some(id) = self.candidate(name) else { continue };
+                let required = self.request.base == Base::Minbase
+                    && self.index.priority(id) == Priority::Required
+                    && self.index.listing(id).pin == Pin::Automatic;
+                if self.index.is_essential(id) {
+                    phases[0].push((plain(name), false));
+                } else if required || name == "apt" {
+                    phases[1].push((plain(name), false));
+                }
             }
         }
         phases[1].extend(asked);

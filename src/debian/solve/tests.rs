@@ -161,7 +161,7 @@ fn the_minimal_system_comes_first() {
         "apt 1: Depends: lib",
         "lib 1",
     ]);
-    let request = Request { essential: true, ..request("gawk") };
+    let request = Request { base: Base::Apt, ..request("gawk") };
     assert_eq!(solved(&archive, &request), "apt=1 base=1 gawk=1 lib=1 mawk=1");
     let because = solve(&archive, &request).unwrap().because;
     assert_eq!(because["mawk"].to_string(), "base (part of every system) → mawk | gawk [mawk]");
