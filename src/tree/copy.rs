@@ -36,6 +36,9 @@ impl Content {
             Content::Range { file, offset: start, .. } => {
                 Content::Range { file: file.clone(), offset: start + offset, length }
             }
+            Content::InDir { root, path, .. } => {
+                Content::Range { file: Arc::new(super::walk::open(root, path)?), offset, length }
+            }
         })
     }
 
@@ -47,6 +50,7 @@ impl Content {
     pub fn copy_to(&self, out: &File, at: u64) -> io::Result<()> {
         match self {
             Content::Bytes(bytes) => out.write_all_at(bytes, at),
+            Content::InDir { .. } => self.slice(0, self.len())?.copy_to(out, at),
             Content::Range { length, .. } if *length <= SMALL => self.copy_buffered(out, 0..*length, at),
             Content::Range { .. } => {
                 let mut done = 0;
