@@ -96,3 +96,6 @@ mod tests {
         }
     }
 }
+
+/// systemd-boot's settings, for the EFI system partition: loader.conf(5).
+pub const LOADER_CONF: &str = include_str!("../templates/boot/loader.conf");

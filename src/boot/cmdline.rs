@@ -31,6 +31,7 @@ const RESERVED: &[&str] = &[
     "rdinit",
     "initrd",
     "forge.payloadhash",
+    "forge.image",
     "systemd.verity",
     "rd.systemd.verity",
     "systemd.verity_root_options",
@@ -57,6 +58,8 @@ pub struct CommandLineSpec {
     /// The payload's hash, where there is a payload. Nothing reads it at boot (the initrd's veritytab does the work): it
     /// stands here so that whoever has the UKI can tell which payload belongs to it.
     pub payload: Option<RootHash>,
+    /// `NAME_VERSION`: what runs, for whoever reads /proc/cmdline on the device.
+    pub image: String,
     /// Words of the profile (`console=ttyS0`), in its order.
     pub extra: Vec<String>,
 }
@@ -101,6 +104,7 @@ pub fn check_argument(word: &str) -> Result<(), CommandLineError> {
 pub fn compose(spec: &CommandLineSpec) -> Result<String, CommandLineError> {
     let mut words = vec![format!("roothash={}", spec.root)];
     words.extend(spec.payload.iter().map(|hash| format!("forge.payloadhash={hash}")));
+    words.push(format!("forge.image={}", spec.image));
     words.extend(ALWAYS.iter().map(|w| w.to_string()));
     for word in &spec.extra {
         check_argument(word)?;
@@ -118,6 +122,7 @@ mod tests {
         CommandLineSpec {
             root: "ab".repeat(32).parse().unwrap(),
             payload: None,
+            image: "store_1".into(),
             extra: extra.iter().map(|s| s.to_string()).collect(),
         }
     }
@@ -128,7 +133,7 @@ mod tests {
             CommandLineSpec { payload: Some("cd".repeat(32).parse().unwrap()), ..spec(&["console=ttyS0"]) };
         let line = compose(&with).unwrap();
         assert!(line.starts_with(&format!(
-            "roothash={} forge.payloadhash={} ",
+            "roothash={} forge.payloadhash={} forge.image=store_1 ",
             "ab".repeat(32),
             "cd".repeat(32)
         )));

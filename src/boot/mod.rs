@@ -8,6 +8,7 @@ pub mod cmdline;
 pub mod elf;
 pub mod initrd;
 pub mod modules;
+pub mod os_release;
 pub mod pe;
 pub mod root;
 pub mod slot;

@@ -6,6 +6,7 @@
 
 use crate::host::{clock, fs};
 use crate::model::{Bytes, Digest, Epoch};
+use crate::plan::Step;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -234,6 +235,34 @@ impl Cache {
         std::fs::remove_dir_all(dir)
             .with_context(|| format!("removing the damaged cache entry {}", dir.display()))?;
         Ok(Lookup::Damaged { output: output.into() })
+    }
+
+    /// Why `step` would have to be made; `None` when it is there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn reason(&self, step: &Step) -> anyhow::Result<Option<String>> {
+        if self.contains(&step.key) {
+            return Ok(None);
+        }
+        let Ok(last) = std::fs::read(self.last(step.id.as_str())) else { return Ok(Some("never made here".into())) };
+        let Ok(last) = serde_json::from_slice::<serde_json::Value>(&last) else { return Ok(Some("never made here".into())) };
+        let now = serde_json::to_value(&step.recipe)?;
+        let (Some(before), Some(after)) = (last.as_object(), now.as_object()) else { return Ok(Some("changed".into())) };
+        let changed: Vec<&str> = after.iter().filter(|(k, v)| before.get(*k) != Some(v)).map(|(k, _)| k.as_str()).collect();
+        Ok(Some(if changed.is_empty() { "an input changed".into() } else { format!("changed: {}", changed.join(", ")) }))
+    }
+
+    /// Remembers what `step` was made from, for [`Cache::reason`].
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remember(&self, step: &Step) -> anyhow::Result<()> {
+        Ok(fs::write_atomic(&self.last(step.id.as_str()), &serde_json::to_vec(&step.recipe)?, 0o644)?)
+    }
+
+    fn last(&self, step: &str) -> PathBuf {
+        self.root.join("last").join(Digest::of(step).hex())
     }
 
     /// Begins an entry for `key`, made by `step`.

@@ -1,4 +1,51 @@
 //! Walks a plan: the only place with threads, and with effects on the cache.
+//!
+//! [`run`] makes each step's outputs or finds them in the [`cache`], and tells an [`observe::Observer`] as it goes. The
+//! recipes ([`recipe`]) translate a step's specification into calls of the domain rooms.
 
 pub mod cache;
+pub mod fetch;
 pub mod observe;
+mod recipe;
+mod schedule;
+
+pub use schedule::run;
+
+use crate::host::cancel::Cancel;
+use crate::plan::StepId;
+use crate::source::blobs::Blobs;
+use cache::{Cache, Entry};
+use observe::Observer;
+use std::collections::BTreeMap;
+
+/// Everything outside of the plan that a build needs. Nothing of it decides a byte of an artifact.
+pub struct Env<'a> {
+    /// Where steps' outputs are kept.
+    pub cache: &'a Cache,
+    /// Fetched inputs, by digest: all that the plan names must be there.
+    pub blobs: &'a Blobs,
+    /// Stops the build.
+    pub cancel: &'a Cancel,
+    /// Hears of it.
+    pub observer: &'a dyn Observer,
+    /// How many steps run at a time.
+    pub jobs: usize,
+    /// How many threads a step may use.
+    pub threads: usize,
+}
+
+/// What a build made: the outputs of every step.
+#[derive(Clone, Debug)]
+pub struct Built {
+    entries: BTreeMap<StepId, Entry>,
+}
+
+impl Built {
+    /// The outputs of step `id`.
+    ///
+    /// # Errors
+    /// When the plan had no such step.
+    pub fn entry(&self, id: &StepId) -> anyhow::Result<&Entry> {
+        self.entries.get(id).ok_or_else(|| anyhow::anyhow!("the plan has no step {id}"))
+    }
+}

@@ -18,6 +18,13 @@ pub enum Event<'a> {
         /// What it does, in a few words.
         what: &'a str,
     },
+    /// A step turned to something else.
+    Doing {
+        /// The step.
+        step: &'a str,
+        /// What it does now.
+        what: &'a str,
+    },
     /// A step, or a download, came further.
     Progress {
         /// The step.

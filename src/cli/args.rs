@@ -1,6 +1,7 @@
 //! The arguments of every verb; their help text is the reference.
 
 use super::ui::Color;
+use crate::model::Arch;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -46,6 +47,41 @@ pub struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Check profiles; no network
+    #[command(after_help = "Example:\n  forge check profiles/*.toml")]
+    Check {
+        #[command(flatten)]
+        profiles: ProfileArgs,
+    },
+    /// Pin every input of a profile by digest, in PROFILE.lock beside it
+    #[command(after_help = "Examples:\n  forge lock store.toml\n  forge lock store.toml --update")]
+    Lock {
+        /// The profile
+        profile: PathBuf,
+        /// Overrides a value of the profile (`--set image.version=\"1.2\"`)
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Moves what is locked to what the archives hold now
+        #[arg(long)]
+        update: bool,
+    },
+    /// Show what would be built: steps, which are cached and why not, sizes
+    Plan {
+        #[command(flatten)]
+        profiles: ProfileArgs,
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Build profiles into signed artifacts below `dist/`
+    #[command(after_help = "Examples:\n  forge build store.toml\n  forge build --locked --offline --json store.toml --arch amd64")]
+    Build {
+        #[command(flatten)]
+        profiles: ProfileArgs,
+        #[command(flatten)]
+        selection: Selection,
+        #[command(flatten)]
+        options: BuildOptions,
+    },
     /// Look at the cache, or make room
     Cache {
         #[command(subcommand)]
@@ -66,6 +102,45 @@ pub enum Verb {
         /// Made when missing
         dir: PathBuf,
     },
+}
+
+/// Profiles, and what is overridden in them.
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// Profiles (TOML)
+    #[arg(required = true, value_name = "PROFILE")]
+    pub profiles: Vec<PathBuf>,
+    /// Overrides a value of the profile (`--set image.version="1.2"`)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Which part of a profile.
+#[derive(Debug, Default, Args)]
+pub struct Selection {
+    /// Only these architectures
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub arch: Vec<Arch>,
+    /// Only these artifacts (`oci`, `disk`)
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub artifact: Vec<String>,
+}
+
+/// How to build.
+#[derive(Debug, Args)]
+pub struct BuildOptions {
+    /// Where artifacts go: DIR/SITE/VERSION [default: `dist` beside the profile]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Fail when the lock is missing or out of date
+    #[arg(long)]
+    pub locked: bool,
+    /// Send no packet: everything must be in the cache
+    #[arg(long)]
+    pub offline: bool,
+    /// Steps made at a time [default: one a processor]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub jobs: usize,
 }
 
 /// Verbs of the cache.

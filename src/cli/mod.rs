@@ -1,12 +1,14 @@
 //! The command line: arguments in, stages called, results told. Each file holds a group of verbs.
 
 mod args;
+mod build;
 mod cache;
+mod compose;
 mod doctor;
 mod shell;
 pub mod ui;
 
-use crate::build;
+use crate::build::cache::Cache;
 use crate::error::{self, Kind};
 use crate::host::{self, cancel::Cancel};
 use anyhow::Context as _;
@@ -25,8 +27,8 @@ struct Session {
 }
 
 impl Session {
-    fn cache(&self) -> anyhow::Result<build::cache::Cache> {
-        build::cache::Cache::open(&self.cache_dir)
+    fn cache(&self) -> anyhow::Result<Cache> {
+        Cache::open(&self.cache_dir)
             .with_context(|| format!("opening the cache {}", self.cache_dir.display()))
     }
 }
@@ -88,6 +90,10 @@ fn session(ui: Ui, cache_dir: Option<PathBuf>) -> Result<Session, (Ui, anyhow::E
 
 fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
+        Verb::Check { profiles } => compose::check(session, &profiles),
+        Verb::Lock { profile, set, update } => compose::lock(session, &profile, &set, update),
+        Verb::Plan { profiles, selection } => compose::plan(session, &profiles, &selection),
+        Verb::Build { profiles, selection, options } => build::run(session, &profiles, &selection, &options),
         Verb::Cache { verb } => cache::run(session, verb),
         Verb::Doctor => doctor::run(session),
         Verb::Completions { shell } => shell::completions(session, shell),

@@ -162,6 +162,10 @@ impl Observer for Ui {
                     running.insert(step.into(), bar);
                 }
             }
+            Event::Doing { step, what } => {
+                self.with_bar(step, |bar| bar.set_message(what.to_string()));
+                self.detail(format!("{step}: {what}"));
+            }
             Event::Progress { step, done, total } => self.with_bar(step, |bar| {
                 if total > 0 && bar.length() != Some(total) {
                     bar.set_length(total);

@@ -12,6 +12,11 @@
 //! | [`archive`] | all of it over HTTP: sources → index; packages → verified blobs |
 
 pub mod archive;
+pub mod bootstrap;
+pub mod clean;
+pub mod configure;
+pub mod database;
+pub mod deb;
 pub mod deb822;
 pub mod openpgp;
 pub mod packages;
@@ -19,10 +24,5 @@ pub mod relation;
 pub mod release;
 pub mod solve;
 pub mod sources;
-pub mod version;
-pub mod bootstrap;
-pub mod clean;
-pub mod configure;
-pub mod database;
-pub mod deb;
 pub mod unpack;
+pub mod version;

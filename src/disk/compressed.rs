@@ -13,9 +13,19 @@ const LEVEL: i32 = 3;
 /// # Errors
 /// What image and `out` say.
 pub fn write<W: Write>(image: &Content, out: W, threads: u32) -> io::Result<W> {
+    write_padded(image, image.len(), out, threads)
+}
+
+/// As [`write`], with zeros behind the image up to `length`: a frame of its own for a partition. Frames one behind the
+/// other are the stream of what they hold (RFC 8878 §3), so that an image whose partition did not change keeps the frame.
+///
+/// # Errors
+/// As [`write`]; when the image is longer than `length`.
+pub fn write_padded<W: Write>(image: &Content, length: u64, out: W, threads: u32) -> io::Result<W> {
+    let padding = length.checked_sub(image.len()).ok_or(io::ErrorKind::InvalidInput)?;
     let mut encoder = zstd::Encoder::new(out, LEVEL)?;
     encoder.include_checksum(true)?;
-    encoder.set_pledged_src_size(Some(image.len()))?;
+    encoder.set_pledged_src_size(Some(length))?;
     encoder.multithread(threads.max(1))?;
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
@@ -31,6 +41,7 @@ pub fn write<W: Write>(image: &Content, out: W, threads: u32) -> io::Result<W> {
             at += n as u64;
         }
     }
+    io::copy(&mut io::repeat(0).take(padding), &mut encoder)?;
     encoder.finish()
 }
 

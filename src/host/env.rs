@@ -22,3 +22,11 @@ fn xdg(variable: &str, default: &str) -> Option<PathBuf> {
     let base = var(variable).map(PathBuf::from).filter(|p| p.is_absolute());
     base.or_else(|| Some(PathBuf::from(var("HOME")?).join(default))).map(|p| p.join("forge"))
 }
+
+/// The program that is running, for starting it again in a sandbox.
+///
+/// # Errors
+/// Where /proc is not mounted.
+pub fn program() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}

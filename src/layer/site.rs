@@ -5,6 +5,7 @@
 //! `/etc/ssh/authorized_keys.d`, root's, where a read-only home needs no copy.
 
 use super::os::{ETC_UNITS, UNITS, enable, mask};
+use crate::boot::os_release;
 use crate::model::SiteName;
 use crate::tree::{Content, Node, Tree, TreePath};
 use anyhow::{Context as _, bail};
@@ -16,10 +17,9 @@ pub use accounts::User;
 /// What a site is.
 #[derive(Clone, Debug)]
 pub struct SiteSpec {
-    /// The site: IMAGE_ID of os-release.
+    /// The site: IMAGE_ID of os-release. The version is in the kernel image's os-release only: a new version of the
+    /// workloads must not change the root.
     pub name: SiteName,
-    /// The image's version: IMAGE_VERSION of os-release.
-    pub version: String,
     /// The host name, unless a grant says another.
     pub hostname: String,
     /// A name of the IANA time zone database.
@@ -112,24 +112,11 @@ fn identity(spec: &SiteSpec, below: &Tree, tree: &mut Tree) -> anyhow::Result<()
     tree.insert(TreePath::parse("etc/localtime")?, Node::symlink(format!("/{zone}")))?;
     text(tree, "etc/timezone", format!("{}\n", spec.timezone))?;
     // A file of its own over the packages' link: the packages' file stays as dpkg knows it.
-    tree.insert(TreePath::parse("etc/os-release")?, Node::text(os_release(spec, below)?, 0o644))?;
+    let os_release = os_release::compose(below, spec.name.as_str(), None)?;
+    tree.insert(TreePath::parse("etc/os-release")?, Node::text(os_release, 0o644))?;
     // agetty(8) fills in the address once there is one.
-    let issue = format!("\n  {} {}\n  nobody logs in here; addresses: \\4 \\6\n\n", spec.name, spec.version);
+    let issue = format!("\n  {}\n  nobody logs in here; addresses: \\4 \\6\n\n", spec.name);
     text(tree, "etc/issue", issue)
-}
-
-/// The packages' os-release(5) with the image's name and version: what the UKI and the boot menu show as well.
-///
-/// # Errors
-/// When the packages have none.
-pub fn os_release(spec: &SiteSpec, below: &Tree) -> anyhow::Result<String> {
-    let path = TreePath::parse("usr/lib/os-release")?;
-    let content = below.file(&path).context("the packages have no /usr/lib/os-release")?;
-    let base = String::from_utf8(content.to_vec(64 << 10)?).context("reading /usr/lib/os-release")?;
-    let mut lines: Vec<&str> = base.lines().filter(|l| !l.starts_with("IMAGE_")).collect();
-    let (id, version) = (format!("IMAGE_ID={}", spec.name), format!("IMAGE_VERSION={}", spec.version));
-    lines.extend([id.as_str(), version.as_str()]);
-    Ok(lines.join("\n") + "\n")
 }
 
 fn units(spec: &SiteSpec, below: &Tree, tree: &mut Tree) -> anyhow::Result<()> {

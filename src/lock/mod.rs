@@ -5,8 +5,12 @@
 //! so that [`Lock::check`] tells staleness, and its reason, with no network. Mirrors are not part of it: a package is
 //! named by its path in the archive and its digest, and any mirror that has it will do.
 
+pub mod resolve;
 pub mod text;
 
+pub use resolve::resolve;
+
+use crate::debian::archive::ListInfo;
 use crate::model::{Arch, Bytes, Digest, Epoch};
 use serde::{Deserialize, Serialize};
 
@@ -38,18 +42,22 @@ pub struct Lock {
     pub files: Vec<LockedFile>,
 }
 
-/// The state of one suite of an archive: the signed document and the index that the packages were chosen from.
+/// The state of one suite of an archive: the signed document and the lists that the packages were chosen from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockedArchive {
     /// `debian:trixie`, `debian:trixie-updates`, `debian:trixie-security`.
     pub suite: String,
-    /// When the archive signed it.
+    /// Who signed it.
+    pub origin: String,
+    /// The suite's own name.
+    pub codename: String,
+    /// When it was signed.
     pub date: Epoch,
     /// Digest of InRelease.
     pub inrelease: Digest,
-    /// Digests of the package indices that were read, as stored.
-    pub indices: Vec<Digest>,
+    /// The lists that were read.
+    pub lists: Vec<ListInfo>,
 }
 
 /// A set of packages that are installed together.
@@ -62,8 +70,22 @@ pub struct PackageSet {
     pub arch: Arch,
     /// Where from: `debian:trixie`.
     pub base: String,
+    /// What it stands on.
+    pub variant: SetVariant,
     /// The names that were asked for, sorted.
     pub request: Vec<String>,
+}
+
+/// What a set of packages stands on; the words are mmdebstrap's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SetVariant {
+    /// Nothing but what the packages need: for taking one program out.
+    Custom,
+    /// Essential packages and apt: a container.
+    Apt,
+    /// Those and packages of priority `required`: a system.
+    Minbase,
 }
 
 /// A Debian package.
@@ -203,6 +225,11 @@ impl Lock {
             }
         }
         if reasons.is_empty() { Freshness::Fresh } else { Freshness::Stale { reasons, files_only } }
+    }
+
+    /// The set `name` for `arch`.
+    pub fn set(&self, name: &str, arch: Arch) -> Option<&PackageSet> {
+        self.sets.iter().find(|s| s.name == name && s.arch == arch)
     }
 
     /// The packages of one set, in the order of their names.

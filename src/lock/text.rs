@@ -1,6 +1,7 @@
 //! The lock as text: one spelling for one lock.
 
-use super::{Lock, SCHEMA};
+use super::{Lock, SCHEMA, SetVariant};
+use crate::debian::archive::ListInfo;
 use crate::error::{self, Kind};
 use crate::model::Digest;
 use anyhow::{Context as _, anyhow, bail};
@@ -20,20 +21,27 @@ impl Lock {
         let _ =
             writeln!(out, "schema = {}\nepoch = {} # {}", self.schema, self.epoch.0, self.epoch.rfc3339());
         array(&mut out, "archive", &self.archives, |a| {
+            let list = |l: &ListInfo| {
+                format!("{{ path = {}, sha256 = \"{}\", size = {} }}", quoted(&l.path), l.sha256, l.size)
+            };
+            let lists: Vec<String> = a.lists.iter().map(list).collect();
             format!(
-                "suite = {}, date = {}, inrelease = \"{}\", indices = [{}]",
+                "suite = {}, origin = {}, codename = {}, date = {}, inrelease = \"{}\", lists = [{}]",
                 quoted(&a.suite),
+                quoted(&a.origin),
+                quoted(&a.codename),
                 a.date.0,
                 a.inrelease,
-                strings(&a.indices)
+                lists.join(", ")
             )
         });
         array(&mut out, "set", &self.sets, |s| {
             format!(
-                "name = {}, arch = \"{}\", base = {}, request = [{}]",
+                "name = {}, arch = \"{}\", base = {}, variant = {}, request = [{}]",
                 quoted(&s.name),
                 s.arch,
                 quoted(&s.base),
+                quoted(variant(s.variant)),
                 strings(&s.request)
             )
         });
@@ -158,6 +166,14 @@ fn array<T>(out: &mut String, name: &str, items: &[T], line: impl Fn(&T) -> Stri
     let _ = writeln!(out, "]");
 }
 
+fn variant(variant: SetVariant) -> &'static str {
+    match variant {
+        SetVariant::Custom => "custom",
+        SetVariant::Apt => "apt",
+        SetVariant::Minbase => "minbase",
+    }
+}
+
 fn strings<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(|i| quoted(&i.to_string())).collect::<Vec<_>>().join(", ")
 }
@@ -190,6 +206,7 @@ mod tests {
             name: name.into(),
             arch: Arch::Amd64,
             base: "debian:trixie".into(),
+            variant: SetVariant::Minbase,
             request: request.iter().map(|s| s.to_string()).collect(),
         };
         let mut lock = Lock {
@@ -197,9 +214,15 @@ mod tests {
             epoch: Epoch(1_795_305_600),
             archives: vec![LockedArchive {
                 suite: "debian:trixie".into(),
+                origin: "Debian".into(),
+                codename: "trixie".into(),
                 date: Epoch(1_795_305_600),
                 inrelease: Digest::of("r"),
-                indices: vec![Digest::of("i")],
+                lists: vec![ListInfo {
+                    path: "main/binary-amd64/Packages.xz".into(),
+                    sha256: Digest::of("l"),
+                    size: 5,
+                }],
             }],
             sets: vec![set("os", &["nginx", "a \"quoted\" one"]), set("container/web", &["nginx"])],
             packages: vec![

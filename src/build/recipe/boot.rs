@@ -1,0 +1,86 @@
+//! What starts a device: the initrd, and the kernel image that names the root hashes.
+
+use super::Kitchen;
+use crate::boot::cmdline::{self, CommandLineSpec};
+use crate::boot::initrd::{self, InitrdSpec};
+use crate::boot::slot::{self, SlotPart, SlotSpec};
+use crate::boot::uki::{self, UkiSpec};
+use crate::boot::{os_release, root};
+use crate::build::cache::Entry;
+use crate::disk::gpt::{ALIGNMENT, PartitionType};
+use crate::model::Digest;
+use crate::model::Guid;
+use crate::plan::{Initrd, Uki};
+use crate::tree::{Content, Tree, cpio};
+use anyhow::Context as _;
+use std::io::Write;
+
+/// zstd's level for the initrd. Higher levels shrink it by 6 % at five times the time.
+const LEVEL: i32 = 3;
+
+/// Writes `initrd.zst`.
+pub fn initrd(spec: &Initrd, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let os = kitchen.tree(&spec.os)?;
+    let kernel = root::kernel_release(&os)?;
+    let tree =
+        initrd::compose(&os, &InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules: vec![] })?;
+    archive(&tree, kitchen, kitchen.stage.create("initrd.zst")?)?;
+    kitchen.stage.hash("initrd.zst")?;
+    kitchen.stage.fact("kernel", kernel);
+    Ok(())
+}
+
+fn archive<W: Write>(tree: &Tree, kitchen: &Kitchen<'_>, out: W) -> anyhow::Result<W> {
+    let mut encoder = zstd::Encoder::new(out, LEVEL)?;
+    // With any number of workers the bytes are the same; without workers they are others.
+    encoder.multithread(kitchen.env.threads.max(1) as u32)?;
+    cpio::write(tree, kitchen.epoch, &mut encoder)?;
+    Ok(encoder.finish()?)
+}
+
+/// Writes `forge.efi`.
+pub fn uki(spec: &Uki, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let os = kitchen.tree(&spec.os)?;
+    let kernel = kitchen.entry(&spec.initrd)?.fact("kernel")?.to_string();
+    let part = |entry: &Entry| -> anyhow::Result<SlotPart> {
+        Ok(SlotPart {
+            root_hash: entry.fact("root-hash")?.parse()?,
+            data: partition_length(entry, "image")?,
+            hashes: partition_length(entry, "verity")?,
+        })
+    };
+    let root = part(kitchen.entry(&spec.root)?)?;
+    let payload = spec.payload.as_ref().map(|p| part(kitchen.entry(p)?)).transpose()?;
+    let slot = SlotSpec {
+        root,
+        payload,
+        payload_types: (PartitionType::Payload.guid(), PartitionType::PayloadVerity.guid()),
+        state: Guid::derived(&Digest::of(&spec.name), "state"),
+    };
+    let slot = archive(&slot::compose(&slot)?, kitchen, vec![])?;
+    let cmdline = cmdline::compose(&CommandLineSpec {
+        root: root.root_hash,
+        payload: payload.map(|p| p.root_hash),
+        extra: spec.kernel_args.clone(),
+        image: format!("{}_{}", spec.name, spec.version),
+    })?;
+    let (stub, _) = root::loader(&os, spec.arch)?;
+    let image = UkiSpec {
+        stub: stub.clone(),
+        os_release: os_release::compose(&os, &spec.name, Some(&spec.version))?,
+        cmdline,
+        linux: root::kernel(&os, &kernel)?.clone(),
+        uname: kernel,
+        initrds: vec![kitchen.content(&spec.initrd, "initrd.zst")?, Content::from(slot)],
+        splash: None,
+        sbat: None,
+    };
+    uki::write(&image, &kitchen.stage.create("forge.efi")?).context("writing the kernel image")?;
+    kitchen.stage.hash("forge.efi")?;
+    Ok(())
+}
+
+/// The length of the partition that an output goes into.
+fn partition_length(entry: &Entry, output: &str) -> anyhow::Result<u64> {
+    Ok(entry.output(output)?.size.0.next_multiple_of(ALIGNMENT))
+}

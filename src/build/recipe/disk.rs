@@ -1,0 +1,196 @@
+//! Partitions → a disk image, plain or as zstd frames.
+
+use super::Kitchen;
+use crate::boot::root;
+use crate::boot::verity::RootHash;
+use crate::build::cache::Entry;
+use crate::disk::gpt::{PartitionType, flag};
+use crate::disk::{self, DiskSpec, PartitionContent, PartitionSpec, compressed};
+use crate::host::fs;
+use crate::model::Guid;
+use crate::plan::{Disk, Frame, StepId};
+use crate::template;
+use crate::tree::{Content, Node, Tree, TreePath};
+use anyhow::Context as _;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+
+/// The least ESP, in bytes: room for the kernels of two slots and for one that is being written, of up to 80 MiB each.
+const MIN_ESP: u64 = 256 << 20;
+/// How often the kernel has to fit into the ESP: slot A, slot B, and the one that is being written.
+const KERNELS: u64 = 3;
+/// FORGE-ENROLL, in bytes: a bundle is kilobytes, and less is no FAT16 that everything mounts.
+const ENROLL: u64 = 16 << 20;
+/// The volume's label, as much of the partition's name as FAT's eleven characters take.
+const ENROLL_LABEL: &str = "FORGE-ENROL";
+/// How many starts an untried version gets (UAPI.1, "Boot counting").
+const TRIES: u32 = 3;
+
+/// Writes the zstd frame of one partition's content.
+pub fn frame(spec: &Frame, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let content = kitchen.content(&spec.of, &spec.output)?;
+    let length = content.len().next_multiple_of(disk::gpt::ALIGNMENT);
+    let out = kitchen.stage.create("frame.zst")?;
+    compressed::write_padded(&content, length, io::BufWriter::new(out), kitchen.env.threads as u32)?
+        .flush()?;
+    kitchen.stage.hash("frame.zst")?;
+    Ok(())
+}
+
+/// Writes `disk.raw` or `disk.raw.zst`.
+pub fn run(spec: &Disk, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let disk = layout(spec, kitchen)?;
+    let Some(frames) = &spec.frames else {
+        disk::write(&disk, &kitchen.stage.create("disk.raw")?)?;
+        kitchen.stage.hash("disk.raw")?;
+        return Ok(());
+    };
+    // The partitions that have frames are left as holes in the plain image, which is only read between them.
+    let mut bare = disk.clone();
+    let mut framed = frames.iter();
+    for partition in &mut bare.partitions {
+        if let PartitionContent::Image(content) = &partition.content {
+            partition.min_length = content.len();
+            partition.content = PartitionContent::Empty;
+        }
+    }
+    let plain = Arc::new(fs::anonymous(&kitchen.env.cache.work())?);
+    let table = disk::write(&bare, &plain)?;
+    let plain = Content::of_file(plain)?;
+    let mut out = io::BufWriter::with_capacity(1 << 20, kitchen.stage.create("disk.raw.zst")?);
+    let mut at = 0;
+    for (partition, place) in disk.partitions.iter().zip(&table.partitions) {
+        if !matches!(partition.content, PartitionContent::Image(_)) {
+            continue;
+        }
+        let frame = framed.next().context("a partition has no frame")?;
+        if place.offset > at {
+            out = compressed::write(&plain.slice(at, place.offset - at)?, out, kitchen.env.threads as u32)?;
+        }
+        io::copy(&mut kitchen.entry(frame)?.open("frame.zst")?, &mut out)?;
+        at = place.offset + place.length;
+    }
+    out = compressed::write(&plain.slice(at, table.length - at)?, out, kitchen.env.threads as u32)?;
+    out.flush()?;
+    drop(out);
+    kitchen.stage.hash("disk.raw.zst")?;
+    kitchen.stage.fact("length", table.length);
+    Ok(())
+}
+
+fn layout(spec: &Disk, kitchen: &Kitchen<'_>) -> anyhow::Result<DiskSpec> {
+    // The kernel image names both root hashes and the version: it stands for all that the disk holds, in every format.
+    let build = kitchen.entry(&spec.uki)?.output("forge.efi")?.digest;
+    let derived = |label: &str| Guid::derived(&build, label);
+    let uki = kitchen.content(&spec.uki, "forge.efi")?;
+    let mut partitions = vec![PartitionSpec {
+        kind: PartitionType::Esp,
+        guid: derived("esp"),
+        name: "esp".into(),
+        flags: 0,
+        min_length: MIN_ESP.max(KERNELS * uki.len() + (32 << 20)),
+        content: PartitionContent::Fat {
+            tree: esp(spec, kitchen, uki)?,
+            label: "ESP".into(),
+            fat32: true,
+            epoch: kitchen.epoch,
+        },
+    }];
+    let arch = spec.arch;
+    partitions.extend(slot(
+        spec,
+        kitchen,
+        &spec.root,
+        "",
+        (PartitionType::Root(arch), PartitionType::RootVerity(arch)),
+    )?);
+    if let Some(payload) = &spec.payload {
+        partitions.extend(slot(
+            spec,
+            kitchen,
+            payload,
+            "_payload",
+            (PartitionType::Payload, PartitionType::PayloadVerity),
+        )?);
+    }
+    partitions.push(PartitionSpec {
+        kind: PartitionType::Enroll,
+        guid: derived("enroll"),
+        name: "FORGE-ENROLL".into(),
+        flags: flag::NO_AUTO,
+        min_length: ENROLL,
+        content: PartitionContent::Fat {
+            tree: Tree::new(),
+            label: ENROLL_LABEL.into(),
+            fat32: false,
+            epoch: kitchen.epoch,
+        },
+    });
+    Ok(DiskSpec { guid: derived("disk"), partitions })
+}
+
+/// A file system of slot A and its tree; their UUIDs are the halves of the root hash (UAPI.2).
+fn slot(
+    spec: &Disk,
+    kitchen: &Kitchen<'_>,
+    step: &StepId,
+    what: &str,
+    kinds: (PartitionType, PartitionType),
+) -> anyhow::Result<[PartitionSpec; 2]> {
+    let entry: &Entry = kitchen.entry(step)?;
+    let root_hash: RootHash = entry.fact("root-hash")?.parse()?;
+    let (data, tree) = root_hash.partition_uuids();
+    let partition = |kind, guid, suffix: &str, output| -> anyhow::Result<PartitionSpec> {
+        let content = PartitionContent::Image(kitchen.content(step, output)?);
+        Ok(PartitionSpec {
+            kind,
+            guid,
+            name: label(&spec.name, &spec.version, suffix),
+            flags: flag::READ_ONLY,
+            content,
+            min_length: 0,
+        })
+    };
+    Ok([
+        partition(kinds.0, data, what, "image")?,
+        partition(kinds.1, tree, &format!("{what}_verity"), "verity")?,
+    ])
+}
+
+/// `NAME_VERSION` and what it is. A GPT label has 36 characters: of a long name the front is kept, since nothing finds a
+/// partition by it.
+fn label(name: &str, version: &str, suffix: &str) -> String {
+    let room = 36usize.saturating_sub(version.len() + suffix.len() + 1);
+    format!("{}_{version}{suffix}", &name[..name.len().min(room)]).chars().take(36).collect()
+}
+
+fn esp(spec: &Disk, kitchen: &Kitchen<'_>, uki: Content) -> anyhow::Result<Tree> {
+    let os = kitchen.tree(&spec.os)?;
+    let (_, loader) = root::loader(&os, spec.arch)?;
+    let efi = spec.arch.efi();
+    let mut tree = Tree::new();
+    for (path, content) in [
+        (format!("EFI/BOOT/BOOT{}.EFI", efi.to_uppercase()), loader.clone()),
+        (format!("EFI/systemd/systemd-boot{efi}.efi"), loader.clone()),
+        (format!("EFI/Linux/{}_{}+{TRIES}.efi", spec.name, spec.version), uki),
+        ("loader/loader.conf".into(), Content::from(template::LOADER_CONF.as_bytes().to_vec())),
+    ] {
+        tree.insert(TreePath::parse(&path)?, Node::file(content, 0o755))?;
+    }
+    Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_fit_a_table() {
+        assert_eq!(
+            label("quickstart", "2026.11.22", "_payload_verity"),
+            "quickstart_2026.11.22_payload_verity"
+        );
+        let long = label(&"n".repeat(63), "2026.11.22", "_payload_verity");
+        assert_eq!((long.len(), long.ends_with("n_2026.11.22_payload_verity")), (36, true));
+    }
+}

@@ -1,0 +1,75 @@
+//! Small trees written as layers, and layers compressed into OCI blobs.
+
+use super::{Kitchen, LAYER};
+use crate::layer;
+use crate::layer::kubernetes::podman;
+use crate::layer::site::{SiteFile, SiteSpec, User};
+use crate::oci;
+use crate::plan::{Blob, Os, Runtime, Site};
+use crate::tree::tar::Written;
+use anyhow::Context as _;
+use std::collections::BTreeMap;
+use std::num::NonZero;
+
+/// Writes the operating system's layer.
+pub fn os(spec: &Os, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let tree = layer::os::finish(kitchen.tree(&spec.packages)?)?;
+    kitchen.write_layer(&tree)
+}
+
+/// Writes the site's layer.
+pub fn site(spec: &Site, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let mut files = vec![];
+    for input in &spec.files {
+        let (path, content) = kitchen.file(input)?;
+        files.push(SiteFile { path, content, mode: input.mode, owner: "root".into(), group: "root".into() });
+    }
+    let users = spec.users.iter().map(|(name, keys)| User {
+        name: name.clone(),
+        uid: None,
+        groups: vec![],
+        ssh_keys: keys.clone(),
+        shell: "/bin/bash".into(),
+    });
+    let site = SiteSpec {
+        name: spec.name.clone(),
+        hostname: spec.name.to_string(),
+        timezone: spec.timezone.clone(),
+        ntp: spec.ntp.clone(),
+        users: users.collect(),
+        files,
+        modules: spec.modules.clone(),
+        enable: vec![],
+        mask: vec![],
+        required: vec![],
+        profile: spec.profile.clone().into_bytes(),
+        trust: BTreeMap::new(),
+    };
+    let tree = layer::site::compose(&site, &kitchen.tree(&spec.os)?)?;
+    kitchen.write_layer(&tree)
+}
+
+/// Writes the runtime's layer.
+pub fn runtime(spec: &Runtime, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let tree = match spec {
+        Runtime::Podman { images } => podman::os_tree(*images)?,
+    };
+    kitchen.write_layer(&tree)
+}
+
+/// Compresses a layer.
+pub fn blob(spec: &Blob, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let entry = kitchen.entry(&spec.layer)?;
+    let output = entry.output(LAYER)?;
+    let tar = entry.open(LAYER)?;
+    let written = Written { diff_id: output.digest, length: output.size.0 };
+    let out = std::io::BufWriter::with_capacity(1 << 20, kitchen.stage.create("blob")?);
+    let threads = NonZero::new(kitchen.env.threads as u32).unwrap_or(NonZero::<u32>::MIN);
+    let layer = oci::layer::compress(tar, written, out, spec.codec, threads)
+        .with_context(|| format!("compressing the layer of {}", spec.layer))?;
+    let digest = oci::digest(&layer.descriptor)?;
+    kitchen.stage.record("blob", digest, layer.descriptor.size());
+    kitchen.stage.fact("media-type", spec.codec.media_type());
+    kitchen.stage.fact("diff-id", layer.diff_id);
+    Ok(())
+}

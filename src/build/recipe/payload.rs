@@ -1,0 +1,90 @@
+//! Container images in the runtime's own store, and the manifests of the workloads.
+
+use super::Kitchen;
+use crate::debian::deb::Deb;
+use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE_PACKAGE};
+use crate::layer::workload::container;
+use crate::layer::workload::manifest;
+use crate::layer::workload::store::{OciImage, store_tree};
+use crate::plan::{Container, Package, Payload, Workload};
+use crate::tree::{Content, TreePath};
+use anyhow::{Context as _, anyhow, bail};
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+/// The largest program that is taken out of a package for the pause image, in bytes; catatonit has 1 MiB.
+const MAX_PAUSE: u64 = 16 << 20;
+/// The largest manifest, in bytes, as its parser has it.
+const MAX_MANIFEST: u64 = 8 << 20;
+
+/// Writes the payload's layer.
+pub fn run(spec: &Payload, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let mut images: Vec<OciImage> = vec![];
+    if let Some(package) = &spec.pause {
+        let program = pause_program(package, kitchen)
+            .with_context(|| format!("taking {} out of {}", PAUSE_PACKAGE.1, package.name))?;
+        images.push(container::program_image(
+            PAUSE_IMAGE.parse()?,
+            TreePath::parse("pause")?,
+            program,
+            &PAUSE_ARGUMENTS,
+            spec.arch,
+            kitchen.epoch,
+        )?);
+    }
+    for container in &spec.containers {
+        kitchen.env.cancel.check()?;
+        images.push(image(container, spec, kitchen)?);
+    }
+    for (reference, digest) in &spec.images {
+        bail!("{reference} ({digest}) comes from a registry, and was not fetched");
+    }
+    let workloads =
+        spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
+    let tree = podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch)?)?;
+    kitchen.write_layer(&tree)
+}
+
+fn image(spec: &Container, payload: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImage> {
+    let mut files = vec![];
+    for input in &spec.files {
+        let (path, content) = kitchen.file(input)?;
+        files.push(container::File { path, content, mode: input.mode });
+    }
+    let container = container::Spec {
+        name: spec.name.parse()?,
+        files,
+        command: spec.command.clone(),
+        user: spec.user.clone(),
+        ports: spec.ports.iter().map(|p| p.parse()).collect::<Result<_, _>>()?,
+        env: BTreeMap::new(),
+        labels: BTreeMap::new(),
+    };
+    Ok(container::image(&container, kitchen.tree(&spec.rootfs)?, payload.arch, kitchen.epoch)?)
+}
+
+fn workload(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<podman::Workload> {
+    let mut manifests = vec![];
+    for (file, digest) in &spec.manifests {
+        let content = kitchen.blob(*digest)?;
+        let parsed = manifest::parse(file, &content.to_vec(MAX_MANIFEST)?).map_err(|faults| {
+            anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })?;
+        manifests.push((parsed, content));
+    }
+    Ok(podman::Workload { name: spec.name.clone(), required: spec.required, manifests })
+}
+
+fn pause_program(package: &Package, kitchen: &Kitchen<'_>) -> anyhow::Result<Content> {
+    let content = kitchen.blob(package.digest)?;
+    let wanted = TreePath::parse(PAUSE_PACKAGE.1)?;
+    let mut data = Deb::open(content.reader())?.0.data()?;
+    while let Some(entry) = data.next_entry()? {
+        if entry.path == wanted && entry.size <= MAX_PAUSE {
+            let mut bytes = vec![];
+            (&mut data).take(entry.size).read_to_end(&mut bytes)?;
+            return Ok(bytes.into());
+        }
+    }
+    bail!("it is not there")
+}

@@ -1,0 +1,191 @@
+//! A demand → a lock: suites read and packages solved, each set for itself.
+
+use super::{Demand, Lock, LockedArchive, LockedPackage, PackageSet, SCHEMA, SetVariant};
+use crate::debian::archive::{self, Archive, ListInfo, ReleaseInfo};
+use crate::debian::packages::Package;
+use crate::debian::solve::{self, Base, Request};
+use crate::debian::sources::{self, Distribution, SuiteSource};
+use crate::error::{self, Kind, Mark as _};
+use crate::host::cancel::Cancel;
+use crate::host::http::Client;
+use crate::model::{Arch, Bytes, Epoch};
+use crate::source::blobs::Blobs;
+use anyhow::{Context as _, anyhow};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where this machine's apt keeps its settings.
+const ETC_APT: &str = "/etc/apt";
+
+/// What resolving works with.
+pub struct Env<'a> {
+    /// Fetches.
+    pub client: &'a Client,
+    /// Keeps what was fetched.
+    pub blobs: &'a Blobs,
+    /// Mirrors by base (`debian:trixie`), where the profile or the user names one; else this machine's apt is asked.
+    pub mirrors: &'a BTreeMap<String, String>,
+    /// The time that signatures have to hold at.
+    pub now: Epoch,
+    /// Stops it.
+    pub cancel: &'a Cancel,
+}
+
+/// Resolves `demand`. With `keep`, archives stay at the state that this lock recorded, as far as it is in the cache, so
+/// that a new package does not move all others; without, and for bases that it does not know, they are read anew.
+///
+/// # Errors
+/// [`Kind::Fetch`] and [`Kind::Verify`] from the archive; [`Kind::Input`] for packages that cannot be had, telling the
+/// chain that asked for them.
+pub fn resolve(demand: &Demand, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::Result<Lock> {
+    let mut lock = Lock {
+        schema: SCHEMA,
+        epoch: Epoch(0),
+        archives: vec![],
+        sets: demand.sets.clone(),
+        packages: vec![],
+        images: vec![],
+        files: demand.files.clone(),
+    };
+    let mut by_base: BTreeMap<(&str, Arch), Vec<&PackageSet>> = BTreeMap::new();
+    for set in &demand.sets {
+        by_base.entry((&set.base, set.arch)).or_default().push(set);
+    }
+    for ((base, arch), sets) in by_base {
+        let archive = open(base, arch, keep, env)
+            .with_context(|| format!("reading the archive of {base} for {arch}"))?;
+        for set in sets {
+            env.cancel.check()?;
+            let solved = solve(&archive, set)
+                .with_context(|| format!("choosing the packages of {} for {arch}", set.name))?;
+            lock.packages.extend(solved.into_iter().map(|p| locked(p, set, base, &archive.releases)));
+        }
+        lock.archives.extend(archive.releases.into_iter().map(|r| LockedArchive::of(base, r)));
+    }
+    lock.archives.sort_by(|a, b| (&a.suite, &a.inrelease).cmp(&(&b.suite, &b.inrelease)));
+    lock.archives = merge(lock.archives);
+    lock.epoch = lock.archives.iter().map(|a| a.date).max().unwrap_or(Epoch(0));
+    lock.normalise()?;
+    Ok(lock)
+}
+
+/// Several architectures read one suite: their lists belong to one signed file.
+fn merge(archives: Vec<LockedArchive>) -> Vec<LockedArchive> {
+    let mut merged: Vec<LockedArchive> = vec![];
+    for archive in archives {
+        match merged.last_mut() {
+            Some(last) if last.suite == archive.suite && last.inrelease == archive.inrelease => {
+                last.lists.extend(archive.lists);
+                last.lists.sort_by(|a, b| a.path.cmp(&b.path));
+                last.lists.dedup();
+            }
+            _ => merged.push(archive),
+        }
+    }
+    merged
+}
+
+fn open(base: &str, arch: Arch, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::Result<Archive> {
+    let (distribution, _) = split(base)?;
+    let keyring = archive::keyring(distribution)?;
+    if let Some(lock) = keep {
+        let releases: Vec<ReleaseInfo> =
+            lock.archives.iter().filter(|a| a.is_of(base)).map(|a| a.release(arch)).collect();
+        if !releases.is_empty()
+            && releases.iter().all(|r| !r.lists.is_empty())
+            && let Ok(archive) = Archive::reopen(env.blobs, &releases, arch, &keyring, env.cancel)
+        {
+            return Ok(archive);
+        }
+    }
+    Archive::open(env.client, env.blobs, &sources(base, env.mirrors)?, arch, &keyring, env.now, env.cancel)
+}
+
+/// The suites that `base` stands for, at the mirror that is to be used.
+///
+/// # Errors
+/// [`Kind::Input`] when neither profile, nor user, nor this machine's apt names a mirror.
+pub fn sources(base: &str, mirrors: &BTreeMap<String, String>) -> anyhow::Result<Vec<SuiteSource>> {
+    let (distribution, suite) = split(base)?;
+    match mirrors.get(base) {
+        Some(uri) => Ok(sources::named(uri, distribution, suite, &["main"])),
+        None => sources::derive(&sources::configured(Path::new(ETC_APT)), distribution, suite),
+    }
+}
+
+fn split(base: &str) -> anyhow::Result<(Distribution, &str)> {
+    match base.split_once(':') {
+        Some(("debian", suite)) => Ok((Distribution::Debian, suite)),
+        Some(("ubuntu", suite)) => Ok((Distribution::Ubuntu, suite)),
+        _ => Err(error::of(Kind::Input, anyhow!("`{base}` is no archive"))),
+    }
+}
+
+fn solve(archive: &Archive, set: &PackageSet) -> anyhow::Result<Vec<Package>> {
+    let packages = set.request.iter().map(|name| name.parse()).collect::<Result<_, _>>().kind(Kind::Input)?;
+    let base = match set.variant {
+        SetVariant::Custom => Base::Nothing,
+        SetVariant::Apt => Base::Apt,
+        SetVariant::Minbase => Base::Minbase,
+    };
+    let request = Request { packages, base, ..Request::default() };
+    Ok(solve::solve(&archive.index, &request).kind(Kind::Input)?.packages)
+}
+
+fn locked(package: Package, set: &PackageSet, base: &str, releases: &[ReleaseInfo]) -> LockedPackage {
+    let suite = releases
+        .get(package.origin)
+        .map_or_else(|| base.to_string(), |r| LockedArchive::name(base, &r.suite));
+    LockedPackage {
+        arch: set.arch,
+        name: package.name,
+        version: package.version,
+        suite,
+        path: package.filename,
+        size: Bytes(package.size),
+        digest: package.sha256,
+        sets: vec![set.name.clone()],
+    }
+}
+
+impl LockedArchive {
+    fn of(base: &str, release: ReleaseInfo) -> LockedArchive {
+        LockedArchive {
+            suite: LockedArchive::name(base, &release.suite),
+            origin: release.origin,
+            codename: release.codename,
+            date: release.date,
+            inrelease: release.inrelease,
+            lists: release.lists,
+        }
+    }
+
+    /// `debian:trixie-updates`, for the suite `trixie-updates` that belongs to `debian:trixie`.
+    fn name(base: &str, suite: &str) -> String {
+        format!("{}:{suite}", base.split(':').next().unwrap_or_default())
+    }
+
+    fn is_of(&self, base: &str) -> bool {
+        self.suite == base
+            || self.suite.strip_prefix(base).is_some_and(|rest| ["-updates", "-security"].contains(&rest))
+    }
+
+    /// As the archive's room takes it, with the lists of one architecture.
+    fn release(&self, arch: Arch) -> ReleaseInfo {
+        let lists = self.lists.iter().filter(|l| is_for(l, arch)).cloned().collect();
+        let suite = self.suite.split_once(':').map_or("", |(_, s)| s).to_string();
+        ReleaseInfo {
+            origin: self.origin.clone(),
+            suite,
+            codename: self.codename.clone(),
+            date: self.date,
+            inrelease: self.inrelease,
+            lists,
+        }
+    }
+}
+
+/// `main/binary-amd64/Packages.xz` and `main/binary-all/Packages.xz` are for amd64.
+fn is_for(list: &ListInfo, arch: Arch) -> bool {
+    list.path.split('/').any(|part| part == format!("binary-{arch}") || part == "binary-all")
+}

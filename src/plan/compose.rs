@@ -1,0 +1,399 @@
+//! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
+
+use super::*;
+use crate::boot;
+use crate::layer::kubernetes::podman;
+use crate::layer::workload::manifest;
+use crate::layer::workload::name::ImageName;
+use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
+use crate::model::Bytes;
+use crate::oci::layer::Codec;
+use crate::tree::Content;
+use std::collections::BTreeSet;
+use crate::profile::{self, ArchProfile, Artifact, Base, DiskFormat, Distribution, Profile};
+
+/// What a profile asks for and this forge does not build.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A value that is valid and not built.
+    #[error("`{key} = {value}` for {arch} is not built by this version of forge")]
+    NotBuilt {
+        /// The profile's key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// For which architecture.
+        arch: Arch,
+    },
+    /// Manifests that the runtime would not take: file, line, and what would be right, a line each.
+    #[error("{0}")]
+    Manifests(String),
+    /// The lock lacks something; it must be resolved again.
+    #[error("the lock has no {0}")]
+    NotLocked(String),
+}
+
+/// The set of the operating system's packages.
+const OS_SET: &str = "os";
+
+/// The set of the one package that a pod's first process is from.
+const PAUSE_SET: &str = "pause";
+
+fn container_set(name: &str) -> String {
+    format!("container/{name}")
+}
+
+fn not_built(key: &'static str, value: impl ToString, arch: Arch) -> PlanError {
+    PlanError::NotBuilt { key, value: value.to_string(), arch }
+}
+
+fn package(locked: &LockedPackage, request: &[String]) -> Package {
+    Package {
+        name: locked.name.clone(),
+        version: locked.version.clone(),
+        digest: locked.digest,
+        automatic: !request.contains(&locked.name),
+    }
+}
+
+/// What must be locked before `profile` can be planned.
+///
+/// # Errors
+/// [`PlanError::NotBuilt`] for what no lock could help.
+pub fn demand(profile: &Profile, read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>) -> Result<Demand, PlanError> {
+    let mut demand = Demand::default();
+    for (&arch, wanted) in &profile.arch {
+        let base = match &wanted.os.base {
+            base @ (Base::Debian(_) | Base::Ubuntu(_)) => base.to_string(),
+            other => return Err(not_built("os.base", other, arch)),
+        };
+        let set = |name: String, names: Vec<String>| {
+            let mut request = names;
+            request.sort();
+            request.dedup();
+            let variant = match name.as_str() {
+                OS_SET => SetVariant::Minbase,
+                PAUSE_SET => SetVariant::Custom,
+                _ => SetVariant::Apt,
+            };
+            PackageSet { name, arch, base: base.clone(), variant, request }
+        };
+        let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
+        os.extend(boot::implied_packages(arch).into_iter().map(String::from));
+        match wanted.kubernetes.distribution {
+            Distribution::None => {}
+            Distribution::Podman => {
+                os.extend(podman::implied_packages().iter().map(|p| p.to_string()));
+                demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
+            }
+            other => {
+                return Err(not_built("kubernetes.distribution", format!("{other:?}").to_lowercase(), arch));
+            }
+        }
+        demand.sets.push(set(OS_SET.into(), os));
+        for container in &wanted.container {
+            demand.sets.push(set(
+                container_set(container.name.as_str()),
+                container.packages.iter().map(|p| p.as_str().to_string()).collect(),
+            ));
+        }
+        demand.images.extend(images(wanted, read)?.into_iter().map(|image| (image, arch)));
+    }
+    demand.files = profile
+        .files
+        .iter()
+        .map(|(path, f)| LockedFile { path: path.clone(), size: Bytes(f.size), digest: f.digest })
+        .collect();
+    Ok(demand)
+}
+
+/// The container images that the workloads of one architecture take from registries: those of their manifests less those
+/// that the profile makes itself. Manifests that the runtime would not take are refused here, before anything is fetched.
+fn images(wanted: &ArchProfile, read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>) -> Result<BTreeSet<String>, PlanError> {
+    let mut workloads = vec![];
+    for workload in &wanted.workload {
+        let mut manifests = vec![];
+        for file in &workload.manifests {
+            let unread = |fault| PlanError::Manifests(format!("{}: {fault}", file.as_str()));
+            let bytes = read(file.as_str()).map_err(|e| unread(e.to_string()))?;
+            let parsed = manifest::parse(file.as_str(), &bytes).map_err(|faults| PlanError::Manifests(told(&faults)))?;
+            manifests.push((parsed, Content::from(bytes)));
+        }
+        workloads.push(podman::Workload { name: workload.name.as_str().into(), required: workload.required, manifests });
+    }
+    let faults = podman::check(&workloads);
+    if !faults.is_empty() {
+        return Err(PlanError::Manifests(told(&faults)));
+    }
+    let own: Vec<ImageName> = wanted.container.iter().filter_map(|c| c.name.as_str().parse::<ImageName>().ok()).map(|n| n.local()).collect();
+    let used = workloads.iter().flat_map(|w| &w.manifests).flat_map(|(m, _)| m.images());
+    Ok(used.filter(|u| !own.contains(&u.name.local())).map(|u| u.name.to_string()).collect())
+}
+
+fn told(faults: &[manifest::Fault]) -> String {
+    let line = |f: &manifest::Fault| match &f.hint {
+        Some(hint) => format!("{f} ({hint})"),
+        None => f.to_string(),
+    };
+    faults.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Composes the plan. `epoch` is SOURCE_DATE_EPOCH where that is set; else the lock's.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn compose(profile: &Profile, lock: &Lock, epoch: Option<Epoch>) -> Result<Plan, PlanError> {
+    let epoch = epoch.unwrap_or(lock.epoch);
+    let version = profile.version.as_ref().map_or_else(|| epoch.version(), |v| v.as_str().to_string());
+    let mut composer =
+        Composer { profile, lock, epoch, version: version.clone(), steps: vec![], keys: BTreeMap::new() };
+    let targets = profile
+        .arch
+        .iter()
+        .map(|(&arch, wanted)| Ok((arch, composer.target(arch, wanted)?)))
+        .collect::<Result<_, PlanError>>()?;
+    Ok(Plan {
+        name: profile.name().to_string(),
+        version,
+        epoch,
+        labels: profile.site.labels.clone(),
+        steps: composer.steps,
+        targets,
+    })
+}
+
+struct Composer<'a> {
+    profile: &'a Profile,
+    lock: &'a Lock,
+    epoch: Epoch,
+    version: String,
+    steps: Vec<Step>,
+    keys: BTreeMap<StepId, Digest>,
+}
+
+impl Composer<'_> {
+    fn step(&mut self, arch: Arch, name: &str, recipe: Recipe) -> StepId {
+        let id = StepId::new(format!("{arch}/{name}"));
+        let key = recipe.key(&self.keys, self.epoch);
+        self.keys.insert(id.clone(), key);
+        self.steps.push(Step { id: id.clone(), recipe, key });
+        id
+    }
+
+    fn target(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Target, PlanError> {
+        for artifact in &wanted.artifacts {
+            if !matches!(artifact, Artifact::Oci | Artifact::Disk) {
+                return Err(not_built("image.artifacts", format!("{artifact:?}").to_lowercase(), arch));
+            }
+        }
+        for format in &wanted.disk_formats {
+            if !matches!(format, DiskFormat::Raw | DiskFormat::RawZst) {
+                return Err(not_built("image.disk-formats", format!("{format:?}").to_lowercase(), arch));
+            }
+        }
+        let packages = self.rootfs(arch, "packages", OS_SET, Purpose::Os)?;
+        let os = self.step(arch, "os", Recipe::Os(Os { packages }));
+        let payload = self.payload(arch, wanted)?;
+        let mut layers = vec![(LayerName::Os, os.clone())];
+        if wanted.kubernetes.distribution == Distribution::Podman {
+            layers.push((
+                LayerName::Kubernetes,
+                self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Podman { images: payload.is_some() })),
+            ));
+        }
+        let site = self.site(arch, wanted, &os)?;
+        layers.push((LayerName::Site, site));
+
+        let mut target = Target::default();
+        if wanted.artifacts.contains(&Artifact::Disk) {
+            let root_layers = layers.iter().map(|(_, id)| id.clone()).collect();
+            self.disk(arch, wanted, &os, root_layers, payload.as_ref(), &mut target);
+        }
+        if wanted.artifacts.contains(&Artifact::Oci) {
+            layers.extend(payload.map(|p| (LayerName::Workloads, p)));
+            for (name, layer) in layers {
+                let blob = self.step(
+                    arch,
+                    &format!("{name}-blob"),
+                    Recipe::Blob(Blob { layer, codec: Codec::Zstd }),
+                );
+                target.layers.push((name, blob));
+            }
+        }
+        Ok(target)
+    }
+
+    fn rootfs(&mut self, arch: Arch, name: &str, set: &str, purpose: Purpose) -> Result<StepId, PlanError> {
+        let request = self.lock.set(set, arch).map(|s| &*s.request).unwrap_or_default();
+        let packages: Vec<Package> = self.lock.packages_of(set, arch).map(|p| package(p, request)).collect();
+        if packages.is_empty() {
+            return Err(PlanError::NotLocked(format!("packages of {set} for {arch}")));
+        }
+        Ok(self.step(arch, name, Recipe::Rootfs(Rootfs { arch, packages, purpose })))
+    }
+
+    fn locked(&self, path: &str) -> Result<Digest, PlanError> {
+        self.lock.file(path).map(|f| f.digest).ok_or_else(|| PlanError::NotLocked(format!("file {path}")))
+    }
+
+    fn file(&self, file: &profile::File) -> Result<FileInput, PlanError> {
+        let content = match (&file.content, &file.source) {
+            (Some(text), _) => FileContent::Text(text.clone()),
+            (None, Some(source)) => FileContent::Locked(self.locked(source.as_str())?),
+            (None, None) => FileContent::Text(String::new()),
+        };
+        Ok(FileInput { path: file.path.tree().to_string(), mode: file.mode.bits(), content })
+    }
+
+    fn site(&mut self, arch: Arch, wanted: &ArchProfile, os: &StepId) -> Result<StepId, PlanError> {
+        let site = Site {
+            os: os.clone(),
+            name: self.profile.name().clone(),
+            timezone: wanted.os.timezone.as_str().into(),
+            ntp: wanted.os.ntp.iter().map(|h| h.as_str().into()).collect(),
+            modules: wanted.os.modules.iter().map(|m| m.as_str().into()).collect(),
+            users: wanted
+                .os
+                .user
+                .iter()
+                .map(|u| (u.name.as_str().into(), u.ssh_keys.iter().map(|k| k.as_str().into()).collect()))
+                .collect(),
+            files: wanted.os.file.iter().map(|f| self.file(f)).collect::<Result<_, _>>()?,
+            profile: self.root_profile(wanted),
+        };
+        Ok(self.step(arch, "site", Recipe::Site(site)))
+    }
+
+    /// The part of the resolved profile that the root partition is made from. Workloads are left out: they change
+    /// nightly, and must not rewrite the operating system.
+    fn root_profile(&self, wanted: &ArchProfile) -> String {
+        let ArchProfile { board, kubernetes, agent, .. } = wanted;
+        let os = profile::Os { mirror: None, ..wanted.os.clone() }; // where packages are from decides no byte
+        serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll }).to_string()
+    }
+
+    fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {
+        if wanted.container.is_empty() && wanted.workload.is_empty() {
+            return Ok(None);
+        }
+        let mut containers = vec![];
+        for container in &wanted.container {
+            let name = container.name.as_str();
+            let rootfs = self.rootfs(arch, &container_set(name), &container_set(name), Purpose::Container)?;
+            containers.push(Container {
+                name: name.into(),
+                rootfs,
+                files: container.files.iter().map(|f| self.file(f)).collect::<Result<_, _>>()?,
+                command: container.command.clone(),
+                user: container.user.as_ref().map(|u| u.as_str().into()),
+                ports: container
+                    .ports
+                    .iter()
+                    .map(|p| format!("{}/{}", p.number, if p.udp { "udp" } else { "tcp" }))
+                    .collect(),
+            });
+        }
+        let mut workloads = vec![];
+        for workload in &wanted.workload {
+            for (given, key) in [
+                (workload.helm.is_some(), "workload.helm"),
+                (workload.vm.is_some(), "workload.vm"),
+                (workload.model.is_some(), "workload.model"),
+            ] {
+                if given {
+                    return Err(not_built(key, workload.name.as_str(), arch));
+                }
+            }
+            let manifest =
+                |path: &str| Ok((path.rsplit('/').next().unwrap_or(path).to_string(), self.locked(path)?));
+            let manifests =
+                workload.manifests.iter().map(|m| manifest(m.as_str())).collect::<Result<_, PlanError>>()?;
+            workloads.push(Workload {
+                name: workload.name.as_str().into(),
+                required: workload.required,
+                manifests,
+            });
+        }
+        let images = self
+            .lock
+            .images
+            .iter()
+            .filter(|i| i.arch == arch)
+            .map(|i| (i.reference.clone(), i.digest))
+            .collect();
+        let pause = self
+            .lock
+            .packages_of(PAUSE_SET, arch)
+            .find(|p| p.name == podman::PAUSE_PACKAGE.0)
+            .map(|p| package(p, &[]));
+        Ok(Some(self.step(
+            arch,
+            "payload",
+            Recipe::Payload(Payload { arch, pause, containers, images, workloads }),
+        )))
+    }
+
+    fn disk(
+        &mut self,
+        arch: Arch,
+        wanted: &ArchProfile,
+        os: &StepId,
+        layers: Vec<StepId>,
+        payload: Option<&StepId>,
+        target: &mut Target,
+    ) {
+        let (name, version) = (self.profile.name().to_string(), self.version.clone());
+        let initrd = self.step(arch, "initrd", Recipe::Initrd(Initrd { arch, os: os.clone() }));
+        let root = self.step(arch, "root", Recipe::Filesystem(Filesystem { layers, label: "root".into() }));
+        let payload = payload.map(|p| {
+            self.step(
+                arch,
+                "payload-fs",
+                Recipe::Filesystem(Filesystem { layers: vec![p.clone()], label: "payload".into() }),
+            )
+        });
+        let uki = Uki {
+            arch,
+            os: os.clone(),
+            initrd,
+            root: root.clone(),
+            payload: payload.clone(),
+            kernel_args: wanted.os.kernel_args.iter().map(|a| a.as_str().into()).collect(),
+            name: name.clone(),
+            version: version.clone(),
+        };
+        let uki = self.step(arch, "uki", Recipe::Uki(uki));
+        for format in &wanted.disk_formats {
+            let compressed = *format == DiskFormat::RawZst;
+            let file = if compressed { "disk.raw.zst" } else { "disk.raw" };
+            let frames = compressed.then(|| {
+                let mut frames = vec![];
+                for (what, step) in [("root", Some(&root)), ("payload", payload.as_ref())] {
+                    for output in ["image", "verity"] {
+                        frames.extend(step.map(|of| {
+                            self.step(
+                                arch,
+                                &format!("{what}-{output}-frame"),
+                                Recipe::Frame(Frame { of: of.clone(), output: output.into() }),
+                            )
+                        }));
+                    }
+                }
+                frames
+            });
+            let disk = Disk {
+                arch,
+                name: name.clone(),
+                version: version.clone(),
+                os: os.clone(),
+                uki: uki.clone(),
+                root: root.clone(),
+                payload: payload.clone(),
+                frames,
+            };
+            let id = self.step(arch, file, Recipe::Disk(disk));
+            target.files.insert(file.into(), (id, file.into()));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The recipes that a plan is made of: what each step does, and everything that decides its bytes.
+
+use super::StepId;
+use crate::model::{Arch, Digest, Epoch, SiteName};
+use crate::oci::layer::Codec;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What a step does. Variants carry specifications, digests of what is fetched, and the steps they take in; never a
+/// path of this machine, a mirror, or a key.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "recipe", rename_all = "kebab-case")]
+pub enum Recipe {
+    /// Packages → a configured tree, as the tar `layer.tar`.
+    Rootfs(Rootfs),
+    /// Configured packages → the operating system's layer of every device: `layer.tar`.
+    Os(Os),
+    /// A site's names, users, files and forge's own units, over its operating system → `layer.tar`.
+    Site(Site),
+    /// What runs the workloads, as far as it belongs to the root partition → `layer.tar`.
+    Runtime(Runtime),
+    /// Container images in the runtime's own store, and manifests → `layer.tar`.
+    Payload(Payload),
+    /// The initrd, out of the operating system's own packages → `initrd.zst`; fact `kernel`.
+    Initrd(Initrd),
+    /// Layers, lower first → one read-only file system with its verity tree: `image`, `verity`; fact `root-hash`.
+    Filesystem(Filesystem),
+    /// Kernel, initrd and the command line with the root hashes → `forge.efi`.
+    Uki(Uki),
+    /// One partition's content → the zstd frame `frame.zst` that a compressed disk image is put together from.
+    Frame(Frame),
+    /// Partitions → a disk image: `disk.raw` or `disk.raw.zst`.
+    Disk(Disk),
+    /// A layer → an OCI blob: `blob`; facts `media-type` and `diff-id`.
+    Blob(Blob),
+}
+
+/// Packages that are installed together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Rootfs {
+    /// For which architecture.
+    pub arch: Arch,
+    /// The packages, sorted by name.
+    pub packages: Vec<Package>,
+    /// What the tree is for.
+    pub purpose: Purpose,
+}
+
+/// What a tree is for, which decides what is cleaned out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// A device's operating system.
+    Os,
+    /// A container's root file system: without documentation and locales.
+    Container,
+}
+
+/// The operating system's layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Os {
+    /// The configured packages.
+    pub packages: StepId,
+}
+
+/// A locked package.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Package {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Digest of the .deb.
+    pub digest: Digest,
+    /// Whether only other packages asked for it.
+    pub automatic: bool,
+}
+
+/// A file that goes into a tree.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FileInput {
+    /// Path in the tree, without a leading slash.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// What is in it.
+    pub content: FileContent,
+}
+
+/// Where a file's content comes from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileContent {
+    /// Typed into the profile.
+    Text(String),
+    /// A locked file beside the profile.
+    Locked(Digest),
+}
+
+/// The site's own layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Site {
+    /// The configured operating system, whose users and groups are added to.
+    pub os: StepId,
+    /// Site: the host's name, and the image's in os-release and on the screen.
+    pub name: SiteName,
+    /// IANA time zone.
+    pub timezone: String,
+    /// Time servers; empty for the distribution's.
+    pub ntp: Vec<String>,
+    /// Kernel modules to load.
+    pub modules: Vec<String>,
+    /// Users with their SSH keys.
+    pub users: BTreeMap<String, Vec<String>>,
+    /// Files.
+    pub files: Vec<FileInput>,
+    /// The resolved profile as canonical JSON, less the workloads: it holds no secret.
+    pub profile: String,
+}
+
+/// The runtime's part on the root partition.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "distribution", rename_all = "kebab-case")]
+pub enum Runtime {
+    /// Podman's kube play.
+    Podman {
+        /// Whether a payload with container images comes with it.
+        images: bool,
+    },
+}
+
+/// The payload partition.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Payload {
+    /// For which architecture.
+    pub arch: Arch,
+    /// The package with the program that holds a pod's namespaces, where the runtime takes that from an image.
+    pub pause: Option<Package>,
+    /// Containers made from packages.
+    pub containers: Vec<Container>,
+    /// Container images from registries: what manifests call them, by digest of the manifest.
+    pub images: BTreeMap<String, Digest>,
+    /// Workloads in the order of the profile.
+    pub workloads: Vec<Workload>,
+}
+
+/// A container made from packages.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Container {
+    /// What manifests call it.
+    pub name: String,
+    /// Its packages, configured.
+    pub rootfs: StepId,
+    /// Files over them.
+    pub files: Vec<FileInput>,
+    /// What it runs.
+    pub command: Vec<String>,
+    /// As whom.
+    pub user: Option<String>,
+    /// Ports that it listens on, as `80` or `53/udp`.
+    pub ports: Vec<String>,
+}
+
+/// A workload of Kubernetes manifests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Workload {
+    /// Its name.
+    pub name: String,
+    /// Whether a boot is good only when it runs.
+    pub required: bool,
+    /// Its manifests: file name and digest.
+    pub manifests: Vec<(String, Digest)>,
+}
+
+/// The initrd.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Initrd {
+    /// For which architecture.
+    pub arch: Arch,
+    /// The tree that it is taken from.
+    pub os: StepId,
+}
+
+/// A read-only file system and its verity tree.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Filesystem {
+    /// Layers, lower first.
+    pub layers: Vec<StepId>,
+    /// Volume name.
+    pub label: String,
+}
+
+/// The unified kernel image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Uki {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Where kernel and stub are from.
+    pub os: StepId,
+    /// The initrd.
+    pub initrd: StepId,
+    /// The root file system, whose hash goes into the command line.
+    pub root: StepId,
+    /// The payload, whose hash goes in too.
+    pub payload: Option<StepId>,
+    /// Further arguments of the kernel.
+    pub kernel_args: Vec<String>,
+    /// Site, in os-release.
+    pub name: String,
+    /// Version, in os-release.
+    pub version: String,
+}
+
+/// One output of a step, compressed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Frame {
+    /// The step.
+    pub of: StepId,
+    /// Its output.
+    pub output: String,
+}
+
+/// A disk image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Disk {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Site, in partition names and in the kernel's file name.
+    pub name: String,
+    /// Version, in the same places.
+    pub version: String,
+    /// Where systemd-boot is from.
+    pub os: StepId,
+    /// The kernel to start.
+    pub uki: StepId,
+    /// The root file system.
+    pub root: StepId,
+    /// The payload.
+    pub payload: Option<StepId>,
+    /// Of a compressed image: the [`Frame`] steps of root, its tree, payload and its tree, as far as they are there.
+    pub frames: Option<Vec<StepId>>,
+}
+
+/// A compressed layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Blob {
+    /// The step that made `layer.tar`.
+    pub layer: StepId,
+    /// How it is compressed.
+    pub codec: Codec,
+}
+
+impl Recipe {
+    /// The version of the recipe: raised when the same specification must give other bytes.
+    fn version(&self) -> u32 {
+        match self {
+            Recipe::Rootfs(_) => 1,
+            Recipe::Os(_) => 1,
+            Recipe::Site(_) => 1,
+            Recipe::Runtime(_) => 1,
+            Recipe::Payload(_) => 1,
+            Recipe::Initrd(_) => 1,
+            Recipe::Filesystem(_) => 1,
+            Recipe::Uki(_) => 1,
+            Recipe::Frame(_) => 1,
+            Recipe::Disk(_) => 1,
+            Recipe::Blob(_) => 1,
+        }
+    }
+
+    /// What it does, for people.
+    pub fn what(&self) -> &'static str {
+        match self {
+            Recipe::Rootfs(_) => "installing packages",
+            Recipe::Os(_) => "fitting the packages for a device",
+            Recipe::Site(_) => "writing the site's files",
+            Recipe::Runtime(_) => "writing the runtime's files",
+            Recipe::Payload(_) => "storing container images",
+            Recipe::Initrd(_) => "composing the initrd",
+            Recipe::Filesystem(_) => "writing the file system and its verity tree",
+            Recipe::Uki(_) => "joining kernel, initrd and command line",
+            Recipe::Frame(_) | Recipe::Blob(_) => "compressing",
+            Recipe::Disk(_) => "writing the disk image",
+        }
+    }
+
+    /// The steps that it takes in.
+    pub fn inputs(&self) -> Vec<&StepId> {
+        match self {
+            Recipe::Rootfs(_) | Recipe::Runtime(_) => vec![],
+            Recipe::Os(Os { packages }) => vec![packages],
+            Recipe::Site(Site { os, .. }) | Recipe::Initrd(Initrd { os, .. }) => vec![os],
+            Recipe::Payload(payload) => payload.containers.iter().map(|c| &c.rootfs).collect(),
+            Recipe::Filesystem(filesystem) => filesystem.layers.iter().collect(),
+            Recipe::Uki(uki) => [&uki.os, &uki.initrd, &uki.root].into_iter().chain(&uki.payload).collect(),
+            Recipe::Frame(frame) => vec![&frame.of],
+            Recipe::Disk(disk) => [&disk.os, &disk.uki, &disk.root]
+                .into_iter()
+                .chain(&disk.payload)
+                .chain(disk.frames.iter().flatten())
+                .collect(),
+            Recipe::Blob(blob) => vec![&blob.layer],
+        }
+    }
+
+    /// The key of the step: a digest of its canonical specification, its version, the keys of what it takes in, and the
+    /// epoch.
+    pub(super) fn key(&self, keys: &BTreeMap<StepId, Digest>, epoch: Epoch) -> Digest {
+        let inputs: Vec<_> = self.inputs().into_iter().map(|id| keys.get(id)).collect();
+        // Plain data with string keys serialises, and serde_json's maps are sorted: one spelling for one specification.
+        Digest::of(
+            serde_json::json!({ "epoch": epoch, "inputs": inputs, "spec": self, "version": self.version() })
+                .to_string(),
+        )
+    }
+}
