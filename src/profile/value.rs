@@ -56,13 +56,9 @@ word! {
     /// The address of an enrollment endpoint.
     Endpoint: "an endpoint", "^https://", "an https URL, such as `https://fleet.example:8443`", |s| is_url(s, &["https://"]);
     /// The repository that images are pushed to, without tag or digest.
-    Repository: "a repository", "^.+/.+$|[$][{]",
+    Repository: "a repository", "^[^/@]+(/[^/:@]+)+$|[$][{]",
         "registry, `/` and path, without tag or digest, such as `registry.example/edge/store-042`",
         |s| is_reference(s) && !s.contains('@') && !s.rsplit('/').next().unwrap_or_default().contains(':'), env;
-    /// Where the release key is: `file:PATH`, `env:NAME` or `cmd:COMMAND`.
-    KeyReference: "a key reference", "^(file|env|cmd):|[$][{]",
-        "`file:PATH`, `env:NAME` or `cmd:COMMAND`, which says where the key is, never the key itself",
-        |s| ["file:", "env:", "cmd:"].iter().any(|p| s.strip_prefix(p).is_some_and(|rest| !rest.trim().is_empty())), env;
 }
 
 choice! {
@@ -188,7 +184,7 @@ macro_rules! serialize_as_text {
         }
     )+ };
 }
-serialize_as_text!(Base, Origin);
+serialize_as_text!(Base, Origin, KeySource);
 
 impl Shape for SiteName {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<SiteName> {
@@ -267,6 +263,9 @@ impl ImagePath {
         }
         let normal = TreePath::parse(s)
             .map_err(|bad| Wrong::new(bad.to_string(), "a path in the image, such as `/etc/motd`"))?;
+        if normal == TreePath::root() {
+            return Err(Wrong::new("`/` is not a file", "a path in the image, such as `/etc/motd`"));
+        }
         if s.ends_with('/') || s.chars().any(char::is_control) || format!("/{}", normal.as_str()) != s {
             return Err(Wrong::new(
                 format!("`{shown}` is not the plain name of a file"),
@@ -410,7 +409,7 @@ impl Shape for Base {
         base.map_err(|wrong| reader.wrong(node.place, wrong)).ok()
     }
     fn schema(_: &mut Definitions) -> Json {
-        json!({ "type": "string", "pattern": "^((debian|ubuntu):[a-z0-9][a-z0-9-]*|oci:.+/.+|rootfs:.+)$" })
+        json!({ "type": "string", "pattern": "^((debian|ubuntu):[a-z0-9][a-z0-9-]*|oci:.+/.+|rootfs:[^/].*)$" })
     }
 }
 
@@ -457,7 +456,52 @@ impl Shape for Origin {
         origin.map_err(|wrong| reader.wrong(node.place, wrong)).ok()
     }
     fn schema(_: &mut Definitions) -> Json {
-        json!({ "type": "string", "pattern": "^(release|https://.+|file:.+|oci:.+/.+)$" })
+        json!({ "type": "string", "pattern": "^(release|https://.+|file:[^/].*|oci:.+/.+)$" })
+    }
+}
+
+/// Where the release key is: never the key itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// A PEM file, from the main profile's directory, or absolute.
+    File(String),
+    /// An environment variable that holds the PEM.
+    Env(String),
+    /// A command that prints the key, or signs.
+    Command(String),
+}
+
+impl std::fmt::Display for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeySource::File(path) => write!(f, "file:{path}"),
+            KeySource::Env(name) => write!(f, "env:{name}"),
+            KeySource::Command(command) => write!(f, "cmd:{command}"),
+        }
+    }
+}
+
+impl Shape for KeySource {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<KeySource> {
+        let text = text(node, reader, "where the key is", true)?;
+        let variable = |s: &str| {
+            s.len() <= 128
+                && spelled(s, |c| c.is_ascii_alphabetic() || c == b'_', |c| alphanumeric(c) || c == b'_')
+        };
+        match text.split_once(':') {
+            Some(("file", path)) => reader.file(node, path, Content::Key).map(KeySource::File),
+            Some(("env", name)) if variable(name) => Some(KeySource::Env(name.into())),
+            Some(("cmd", command)) if !command.trim().is_empty() => Some(KeySource::Command(command.into())),
+            _ => {
+                // The text is not repeated for machines to keep: it may be the key, typed here by mistake.
+                let help = "`file:PATH`, `env:NAME` or `cmd:COMMAND`, which says where the key is; never the key itself";
+                reader.wrong(node.place, Wrong::new("this does not say where the key is", help));
+                None
+            }
+        }
+    }
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": "string", "pattern": "^(file|env|cmd):.|[$][{]" })
     }
 }
 

@@ -1,1 +1,4 @@
 //! Integration tests, a file a stage.
+
+mod golden;
+mod profile;
