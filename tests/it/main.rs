@@ -1,4 +1,10 @@
 //! Integration tests, a file a stage.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests run programs, plant files and say what they skip"
+)]
 
 mod golden;
 mod profile;
