@@ -174,7 +174,9 @@ impl Gathering<'_> {
         }
         self.broken |= !faults.is_empty();
         self.faults.append(&mut faults);
-        merge::overlay(root, tree, &mut self.faults);
+        let place = root.place;
+        merge::file(root, tree, &mut self.faults);
+        root.place = place; // what is missing is missing in the file
     }
 }
 
@@ -203,9 +205,11 @@ fn resolve(
         check::check(&tree, arch, &mut reader);
         faults.append(&mut reader.faults);
         if wanted.contains(&arch) {
-            documents.insert(arch, document?);
+            documents.insert(arch, document);
         }
     }
+    let documents = documents.into_iter().map(|(arch, document)| Some((arch, document?)));
+    let documents: BTreeMap<Arch, Document> = documents.collect::<Option<_>>()?;
     let Document { site, image, sign, publish, enroll, .. } = documents.values().next()?.clone();
     let arch = documents.into_iter().map(|(arch, document)| (arch, ArchProfile::from(document)));
     Some(Profile {

@@ -6,7 +6,7 @@
 use super::diagnostic::Fault;
 use super::fragment::{Entry, Node, Table, Value};
 
-/// Lays the file `over` onto the files before it.
+/// Lays the file `over`, or what the command line sets, onto the files before it.
 pub fn file(base: &mut Node, mut over: Node, faults: &mut Vec<Fault>) {
     let place = over.place;
     let arch = over.take("arch");
@@ -19,7 +19,7 @@ pub fn file(base: &mut Node, mut over: Node, faults: &mut Vec<Fault>) {
     base.place = place;
 }
 
-/// Lays the tables of one architecture, or of the command line, onto the merged files.
+/// Lays the tables of one architecture onto the merged files.
 pub fn overlay(base: &mut Node, over: Node, faults: &mut Vec<Fault>) {
     Merge { faults, pending: false }.nodes(base, over);
 }

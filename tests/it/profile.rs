@@ -159,6 +159,15 @@ fn profiles_that_are_too_long_or_no_text_are_refused() {
         let report = load(&dir.path().join(name)).unwrap_err().to_string();
         assert!(report.contains(told), "{report}");
     }
+    // Neither nesting nor a chain of files grows without bound.
+    let deep = format!("schema = 1\na = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(profile::parse(&deep).is_err());
+    for n in 0..20 {
+        let text = format!("extends = [\"{}.toml\", \"{}.toml\"]\n", n + 1, n + 1);
+        std::fs::write(dir.path().join(format!("{n}.toml")), text).unwrap();
+    }
+    let report = load(&dir.path().join("0.toml")).unwrap_err().to_string();
+    assert!(report.contains("too many files"), "{report}");
     let report = load(&dir.path().join("missing.toml")).unwrap_err().to_string();
     assert!(report.contains("there is no file"), "{report}");
 }
