@@ -90,6 +90,14 @@ impl Node {
         self.at(path).and_then(Node::list).unwrap_or_default()
     }
 
+    /// Takes the entry `key` out of a table.
+    pub fn take(&mut self, key: &str) -> Option<Entry> {
+        match &mut self.value {
+            Value::Table(table) => table.remove(key),
+            _ => None,
+        }
+    }
+
     /// What a person calls the type of the value.
     pub fn kind(&self) -> &'static str {
         match self.value {
@@ -110,13 +118,29 @@ pub fn read(sources: &Sources, source: SourceId, faults: &mut Vec<Fault>) -> Nod
     let place = |span: Range<usize>| Place { source, start: span.start, end: span.end };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let span = error.span().unwrap_or(0..0);
+        let span = visible(text, error.span().unwrap_or_default());
         let message = error.message().lines().collect::<Vec<_>>().join("; ");
         let help = "TOML is `key = value` a line below `[table]` or `[[list]]`; text stands in quotes";
         faults.push(Fault::new(place(span), message, help).label("not valid TOML"));
     }
-    let whole = place(root.span());
-    Node { place: whole, value: table(root.into_inner(), &place, faults) }
+    // What is missing at the top is told in the first line.
+    let first = place(0..text.lines().next().unwrap_or_default().len());
+    Node { place: first, value: table(root.into_inner(), &place, faults) }
+}
+
+/// A span of a character at least: an empty one at the end of a line takes the character before it.
+fn visible(text: &str, span: Range<usize>) -> Range<usize> {
+    if !span.is_empty() {
+        return span;
+    }
+    let before = text.get(..span.start).and_then(|s| s.chars().next_back()).filter(|c| *c != '\n');
+    match before {
+        Some(c) => span.start - c.len_utf8()..span.end,
+        None => {
+            span.start
+                ..span.end + text.get(span.end..).and_then(|s| s.chars().next()).map_or(0, char::len_utf8)
+        }
+    }
 }
 
 fn table(table: DeTable<'_>, place: &dyn Fn(Range<usize>) -> Place, faults: &mut Vec<Fault>) -> Value {

@@ -2,7 +2,7 @@
 
 use super::diagnostic::{Fault, Place, Report, SourceId, Sources};
 use super::files::{self, Nowhere, OnDisk};
-use super::fragment::{self, Node, Table, Value};
+use super::fragment::{self, Node, Table};
 use super::shape::{Files, Reader, Shape as _, Wrong};
 use super::tables::Document;
 use super::{ArchProfile, Profile, check, merge};
@@ -47,6 +47,16 @@ pub fn parse(text: &str) -> Result<Profile, Report> {
     assemble("profile.toml", "profile.toml", text.into(), &[], &|_| None, &mut Nowhere)
 }
 
+/// For the fuzzer: reads any bytes as a profile and shows what is wrong with it.
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Err(report) = parse(text)
+    {
+        assert!(report.findings().all(|finding| !finding.message.is_empty()));
+        assert!(!report.render(true).is_empty());
+    }
+}
+
 fn assemble(
     name: &str,
     path: &str,
@@ -86,16 +96,14 @@ impl Gathering<'_> {
         let mut own = fragment::read(&self.sources, source, &mut self.faults);
         self.broken |= self.faults.len() > before;
         let mut root = Node::empty(own.place);
-        if let Value::Table(table) = &mut own.value
-            && let Some(extends) = table.remove("extends")
-        {
+        if let Some(extends) = own.take("extends") {
             for base in self.extended(&extends.node) {
                 if let Some(tree) = self.base(source, base, chain) {
-                    merge::merge(&mut root, tree, &mut self.faults);
+                    merge::file(&mut root, tree, &mut self.faults);
                 }
             }
         }
-        merge::merge(&mut root, own, &mut self.faults);
+        merge::file(&mut root, own, &mut self.faults);
         root
     }
 
@@ -166,7 +174,9 @@ impl Gathering<'_> {
         }
         self.broken |= !faults.is_empty();
         self.faults.append(&mut faults);
-        merge::merge(root, tree, &mut self.faults);
+        let place = root.place;
+        merge::file(root, tree, &mut self.faults);
+        root.place = place; // what is missing is missing in the file
     }
 }
 
@@ -188,17 +198,18 @@ fn resolve(
     for arch in wanted.iter().chain(overlays.keys()).copied().collect::<BTreeSet<_>>() {
         let mut tree = root.clone();
         if let Some(overlay) = overlays.get(&arch) {
-            merge::merge(&mut tree, overlay.clone(), faults);
-            tree.place = root.place;
+            merge::overlay(&mut tree, overlay.clone(), faults);
         }
         let mut reader = Reader { faults: vec![], sources, env, files: &mut *files, path: vec![] };
         let document = Document::read(&tree, &mut reader);
         check::check(&tree, arch, &mut reader);
         faults.append(&mut reader.faults);
         if wanted.contains(&arch) {
-            documents.insert(arch, document?);
+            documents.insert(arch, document);
         }
     }
+    let documents = documents.into_iter().map(|(arch, document)| Some((arch, document?)));
+    let documents: BTreeMap<Arch, Document> = documents.collect::<Option<_>>()?;
     let Document { site, image, sign, publish, enroll, .. } = documents.values().next()?.clone();
     let arch = documents.into_iter().map(|(arch, document)| (arch, ArchProfile::from(document)));
     Some(Profile {
@@ -215,8 +226,7 @@ fn resolve(
 
 /// Takes `[arch.*]` out of the tree.
 fn overlays(root: &mut Node, faults: &mut Vec<Fault>) -> BTreeMap<Arch, Node> {
-    let Value::Table(table) = &mut root.value else { return BTreeMap::new() };
-    let Some(entry) = table.remove("arch") else { return BTreeMap::new() };
+    let Some(entry) = root.take("arch") else { return BTreeMap::new() };
     let Some(arches) = entry.node.table() else {
         let fault = Fault::new(
             entry.node.place,
@@ -275,7 +285,14 @@ fn wanted(root: &Node) -> BTreeSet<Arch> {
 
 impl From<Document> for ArchProfile {
     fn from(document: Document) -> ArchProfile {
-        let Document { image, os, kubernetes, agent, container, workload, .. } = document;
+        let Document { mut image, mut os, kubernetes, agent, mut container, workload, .. } = document;
+        // Sets, though typed as lists: neither order nor repetition changes what is built.
+        image.artifacts = set(image.artifacts);
+        image.disk_formats = set(image.disk_formats);
+        os.packages = set(os.packages);
+        container
+            .iter_mut()
+            .for_each(|container| container.packages = set(std::mem::take(&mut container.packages)));
         ArchProfile {
             artifacts: image.artifacts,
             disk_formats: image.disk_formats,
@@ -287,4 +304,8 @@ impl From<Document> for ArchProfile {
             workload,
         }
     }
+}
+
+fn set<T: Ord>(items: Vec<T>) -> Vec<T> {
+    items.into_iter().collect::<BTreeSet<T>>().into_iter().collect()
 }

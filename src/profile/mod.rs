@@ -8,6 +8,7 @@ mod check;
 pub mod diagnostic;
 mod files;
 pub mod fragment;
+mod init;
 mod load;
 mod merge;
 mod schema;
@@ -24,8 +25,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Finding, Report};
-pub use load::{Environment, load, parse};
-pub use schema::schema;
+pub use init::{PROFILE, SCHEMA, Template, init_files};
+pub use load::{Environment, fuzz, load, parse};
+pub use schema::{schema, schema_text};
 pub use tables::*;
 pub use value::*;
 

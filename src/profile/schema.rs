@@ -33,6 +33,11 @@ pub fn schema() -> Json {
     root
 }
 
+/// The schema as `forge schema` prints it: sorted keys, two spaces, a newline at the end.
+pub fn schema_text() -> String {
+    format!("{:#}\n", schema())
+}
+
 /// What an architecture can have of its own: tables that are not the same for all.
 fn overlay(properties: &Json) -> Json {
     let own = ["image", "os", "kubernetes", "agent", "container", "container+", "workload", "workload+"];

@@ -261,22 +261,20 @@ impl<T: Shape> Shape for Vec<T> {
     }
 }
 
-/// Tells of items that are there twice: words as a whole, tables by their key.
+/// Tells of tables that are there twice. Words may be: two files may well ask for the same package.
 fn distinct<T: Shape>(items: &[Node], reader: &mut Reader<'_>) -> bool {
+    let Some(key) = T::KEY else { return true };
     let before = reader.faults.len();
     let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
-    for item in items {
-        let named = T::KEY.and_then(|key| item.at(&[key]));
-        let Some((text, place)) = named.and_then(|named| Some((named.text()?, named.place))) else {
-            continue;
-        };
+    for named in items.iter().filter_map(|item| item.at(&[key])) {
+        let Some(text) = named.text() else { continue };
         if let Some(first) = seen.get(text) {
-            let name = reader.path.last().cloned().unwrap_or_default();
-            let message = format!("there are two `{name}` with {} `{text}`", T::KEY.unwrap_or("the value"));
-            let fault = Fault::new(place, message, "remove one of them, or give it another name");
+            let list = reader.path.last().cloned().unwrap_or_default();
+            let message = format!("there are two `{list}` with {key} `{text}`");
+            let fault = Fault::new(named.place, message, "remove one of them, or give it another name");
             reader.fault(fault.label("the second").related(*first, "the first"));
         } else {
-            seen.insert(text, place);
+            seen.insert(text, named.place);
         }
     }
     reader.faults.len() == before

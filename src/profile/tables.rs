@@ -217,7 +217,7 @@ table! {
     /// The keys that sign.
     pub struct Sign {
         /// Where the ed25519 release key is: `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
-        pub key: KeyReference,
+        pub key: KeySource,
         /// The pair that signs for UEFI Secure Boot.
         pub secure_boot: Option<SecureBoot> = None,
     }

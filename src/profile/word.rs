@@ -5,32 +5,35 @@ use super::shape::{Reader, Wrong};
 
 /// The text of `node` after `${VAR}`: read from the environment where `env_ok`, refused elsewhere.
 pub fn text(node: &Node, reader: &mut Reader<'_>, what: &str, env_ok: bool) -> Option<String> {
-    let Value::String(text) = &node.value else {
+    let Value::String(typed) = &node.value else {
         return reader.mismatch(node, &format!("{what}, which is a string"));
     };
-    let Some((before, rest)) = text.split_once("${") else {
-        return Some(text.clone());
-    };
-    let Some((name, after)) = rest.split_once('}') else {
-        reader.wrong(node.place, Wrong::new("`${` without `}`", "name a variable, as in `${MIRROR}`"));
-        return None;
-    };
-    if !env_ok {
-        let key = reader.path.last().cloned().unwrap_or_default();
-        let message = format!("`{key}` does not read the environment, but holds `${{{name}}}`");
-        let help =
-            "only `os.mirror`, `sign.key` and `publish.ref` do: a variable must not change what is built";
-        reader.wrong(node.place, Wrong::new(message, help));
-        return None;
-    }
-    match (reader.env)(name) {
-        Some(value) => Some(format!("{before}{value}{after}")),
-        None => {
+    let mut text = String::new();
+    let mut rest = typed.as_str();
+    while let Some((before, variable)) = rest.split_once("${") {
+        let Some((name, after)) = variable.split_once('}') else {
+            reader.wrong(node.place, Wrong::new("`${` without `}`", "name a variable, as in `${MIRROR}`"));
+            return None;
+        };
+        if !env_ok {
+            let key = reader.path.last().cloned().unwrap_or_default();
+            let message = format!("`{key}` does not read the environment, but holds `${{{name}}}`");
+            let help =
+                "only `os.mirror`, `sign.key` and `publish.ref` do: a variable must not change what is built";
+            reader.wrong(node.place, Wrong::new(message, help));
+            return None;
+        }
+        let Some(value) = (reader.env)(name) else {
             let message = format!("the environment has no `{name}`");
             reader.wrong(node.place, Wrong::new(message, format!("set it: `export {name}=…`")));
-            None
-        }
+            return None;
+        };
+        text.push_str(before);
+        text.push_str(&value); // never searched again: a value names no other variable
+        rest = after;
     }
+    text.push_str(rest);
+    Some(text)
 }
 
 /// Declares words: `Type: "what it is", "pattern", "what is right", check;`, the check being `fn(&str) -> bool`.

@@ -10,3 +10,12 @@ mod podman;
 
 mod archive;
 mod support;
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests run programs, plant files and say what they skip"
+)]
+
+mod golden;
+mod profile;

@@ -1,0 +1,98 @@
+//! Words with a grammar: names, versions, addresses.
+
+use super::grammar::*;
+use super::parsed;
+use crate::model::SiteName;
+use crate::profile::fragment::Node;
+use crate::profile::shape::{Definitions, Reader, Shape, Wrong};
+use crate::profile::word::word;
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+
+word! {
+    /// The version of an image: it names folders, files, boot entries (where `+` counts tries) and partitions.
+    ImageVersion: "an image version", "^[0-9A-Za-z][0-9A-Za-z.-]{0,31}$",
+        "at most 32 letters, digits, `.` and `-`, such as `2026.11.22`",
+        |s| s.len() <= 32 && spelled(s, alphanumeric, |c| alphanumeric(c) || matches!(c, b'.' | b'-'));
+    /// The name of a Debian binary package (Debian policy §5.6.1).
+    PackageName: "a package name", "^[a-z0-9][a-z0-9+.-]+$",
+        "lowercase letters, digits, `+`, `-` and `.`, such as `openssh-server`",
+        |s| (2..=128).contains(&s.len()) && spelled(s, lower, |c| lower(c) || matches!(c, b'+' | b'-' | b'.'));
+    /// One word of the kernel's command line.
+    KernelArg: "a kernel argument", r"^[!#-&(-~]+$",
+        "one word of printable ASCII without quotes, such as `console=ttyS0`",
+        |s| (1..=512).contains(&s.len()) && s.bytes().all(|c| c.is_ascii_graphic() && c != b'"' && c != b'\'');
+    /// The name of a kernel module.
+    ModuleName: "a kernel module", "^[a-z0-9][a-z0-9_-]*$",
+        "lowercase letters, digits, `_` and `-`, such as `dm_crypt`",
+        |s| s.len() <= 64 && spelled(s, lower, |c| lower(c) || matches!(c, b'_' | b'-'));
+    /// A host name or an IP address.
+    HostName: "a host name or address", "^[0-9A-Za-z.:-]+$",
+        "such as `0.pool.example` or `192.0.2.1`", is_host;
+    /// The name of a user, as useradd(8) takes it.
+    UserName: "a user name", "^[a-z_][a-z0-9_-]{0,31}$",
+        "at most 32 lowercase letters, digits, `_` and `-`, not starting with a digit or `-`",
+        |s| s.len() <= 32 && spelled(s, |c| c.is_ascii_lowercase() || c == b'_', |c| lower(c) || matches!(c, b'_' | b'-'));
+    /// A public key in the form of authorized_keys(5).
+    SshKey: "an SSH public key", "^(ssh|ecdsa|sk)-",
+        "one line of a `.pub` file: type, base64, comment; not the private key", is_ssh_key;
+    /// The name and tag of an OCI image made here: `till-web:1`, which Podman knows as `localhost/till-web:1`.
+    ContainerName: "a container name", "^[a-z0-9]+([._-][a-z0-9]+)*:[0-9A-Za-z_][0-9A-Za-z._-]{0,127}$",
+        "a name and a tag, such as `till-web:1`", is_container_name;
+    /// A DNS label (RFC 1123) that names a workload and its units.
+    WorkloadName: "a workload name", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "1 to 63 of a-z, 0-9 and `-`, not starting or ending with `-`", |s| SiteName::parse(s).is_ok();
+    /// A version of an upstream release: `v1.34.2+k3s1`.
+    ReleaseVersion: "a release version", r"^v[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*$",
+        "`v` and three numbers, such as `v1.34.2+k3s1`", is_release_version;
+    /// The version of a Helm chart: a semantic version.
+    ChartVersion: "a chart version", r"^[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*$",
+        "three numbers, such as `2.2.29`", |s| is_release_version(&format!("v{s}"));
+    /// The address of a Debian archive; no part of what is built, which the lock pins by digest.
+    Mirror: "an archive mirror", "^(https?://|.*[$][{])",
+        "an http or https URL, such as `https://deb.example/debian`", |s| is_url(s, &["https://", "http://"]), env;
+    /// The address of an enrollment endpoint.
+    Endpoint: "an endpoint", "^https://", "an https URL, such as `https://fleet.example:8443`", |s| is_url(s, &["https://"]);
+    /// The repository that images are pushed to, without tag or digest.
+    Repository: "a repository", "^[^/@]+(/[^/:@]+)+$|[$][{]",
+        "registry, `/` and path, without tag or digest, such as `registry.example/edge/store-042`",
+        |s| is_reference(s) && !s.contains('@') && !s.rsplit('/').next().unwrap_or_default().contains(':'), env;
+}
+
+/// An IANA time zone: `Europe/Berlin`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Timezone(String);
+
+impl Timezone {
+    /// UTC: servers without a place.
+    pub fn utc() -> Timezone {
+        Timezone("UTC".into())
+    }
+    /// The name, a path below `/usr/share/zoneinfo`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Shape for Timezone {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Timezone> {
+        parsed(node, reader, "a time zone", |s| {
+            let zones: Vec<&str> = crate::template::TIME_ZONES.lines().collect();
+            if zones.contains(&s) {
+                return Ok(Timezone(s.into()));
+            }
+            let shown: String = s.chars().take(80).collect();
+            let meant = crate::profile::suggest::nearest(s, &zones)
+                .map(|z| format!(", did you mean `{z}`?"))
+                .unwrap_or_default();
+            Err(Wrong::new(
+                format!("`{shown}` is not a time zone{meant}"),
+                "a name of the IANA time zone database, such as `Europe/Berlin` or `UTC`",
+            ))
+        })
+    }
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9+/_-]+$" })
+    }
+}
