@@ -284,4 +284,4 @@ trait Sink {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

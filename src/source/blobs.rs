@@ -209,6 +209,9 @@ fn identity(file: &File) -> Option<String> {
 #[allow(clippy::disallowed_methods, reason = "damage is done plainly")]
 mod tests {
     use super::*;
+    use crate::error::Kind;
+    use crate::host::http::tests::{Server, assert_fails, body, expect, impatient, reply, serve};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     fn only_file(dir: &Path) -> PathBuf {
         std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path()
@@ -263,5 +266,38 @@ mod tests {
         drop(blobs.stage(digest).unwrap());
         assert!(blobs.get(digest).unwrap().is_none());
         assert_eq!(std::fs::read_dir(blobs.path(digest).parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_blob_is_resumed_across_runs_and_fetched_once_for_many() {
+        let all = body();
+        let served = all.clone();
+        let server = Server::new(move |stream, seen, number| match number {
+            0..3 => reply(stream, "200 OK", "", served.len(), &served[..60_000]),
+            _ => serve(stream, seen, &served),
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let urls = [server.url()];
+        let cancel = Cancel::default();
+        // The first run gets three cut answers, each ignoring the range, and gives up.
+        let first = Blobs::open(dir.path()).unwrap();
+        let result = first.fetch(&impatient(), &urls, expect(&all), &|_| {}, &cancel);
+        assert_fails(result.map(drop), Kind::Fetch, &[&server.url()]);
+        assert!(first.get(Digest::of(&all)).unwrap().is_none());
+        // Many at once, in the next: one of them fetches the rest, the others wait for it.
+        let (blobs, client) = (Blobs::open(dir.path()).unwrap(), impatient());
+        let told = AtomicU64::new(0);
+        let progress = |n| {
+            told.fetch_add(n, Ordering::Relaxed);
+        };
+        let paths = client
+            .each(&[(); 6], &cancel, |()| blobs.fetch(&client, &urls, expect(&all), &progress, &cancel))
+            .unwrap();
+        assert!(paths.iter().all(|p| std::fs::read(p).unwrap() == all));
+        assert_eq!(server.seen().last().unwrap().from, Some(60_000));
+        assert_eq!(server.seen().len(), 4);
+        assert_eq!(told.into_inner(), all.len() as u64);
+        let left = std::fs::read_dir(paths[0].parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1, "no .part remains");
     }
 }

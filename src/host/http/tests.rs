@@ -1,7 +1,6 @@
 //! A server that misbehaves on purpose, and a client that is held against it.
 
 use super::*;
-use crate::source::blobs::Blobs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
@@ -9,19 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A request: its path and the first byte of its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    path: String,
-    from: Option<u64>,
+pub(crate) struct Seen {
+    pub path: String,
+    pub from: Option<u64>,
 }
 
 /// Serves on a port of its own; `answer` gets the connection, the request and its number from 0.
-struct Server {
+pub(crate) struct Server {
     base: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Server {
-    fn new(answer: impl Fn(&mut TcpStream, &Seen, usize) + Send + Sync + 'static) -> Server {
+    pub(crate) fn new(answer: impl Fn(&mut TcpStream, &Seen, usize) + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
@@ -53,16 +52,16 @@ impl Server {
         Server { base, seen }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("{}/blob", self.base)
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 }
 
-fn reply(stream: &mut TcpStream, status: &str, headers: &str, length: usize, body: &[u8]) {
+pub(crate) fn reply(stream: &mut TcpStream, status: &str, headers: &str, length: usize, body: &[u8]) {
     // The client may have gone: that is what some tests are about.
     let _ =
         write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n");
@@ -70,7 +69,7 @@ fn reply(stream: &mut TcpStream, status: &str, headers: &str, length: usize, bod
 }
 
 /// A well-behaved server's answer, range or not.
-fn serve(stream: &mut TcpStream, seen: &Seen, all: &[u8]) {
+pub(crate) fn serve(stream: &mut TcpStream, seen: &Seen, all: &[u8]) {
     match seen.from {
         None => reply(stream, "200 OK", "", all.len(), all),
         Some(from) if from as usize >= all.len() => reply(stream, "416 Range Not Satisfiable", "", 0, b""),
@@ -82,16 +81,16 @@ fn serve(stream: &mut TcpStream, seen: &Seen, all: &[u8]) {
     }
 }
 
-fn impatient() -> Client {
+pub(crate) fn impatient() -> Client {
     let ms = Duration::from_millis;
     Client::with_patience(Patience { connect: ms(500), read: ms(300), tries: 3, backoff: ms(1) }).unwrap()
 }
 
-fn body() -> Vec<u8> {
+pub(crate) fn body() -> Vec<u8> {
     (0..300_000u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect()
 }
 
-fn expect(all: &[u8]) -> Expect {
+pub(crate) fn expect(all: &[u8]) -> Expect {
     Expect { digest: Digest::of(all), size: Some(all.len() as u64) }
 }
 
@@ -107,7 +106,7 @@ fn download(server: &Server, start: &[u8], expect: Expect) -> (anyhow::Result<()
     (result, content)
 }
 
-fn assert_fails(result: anyhow::Result<()>, kind: Kind, parts: &[&str]) {
+pub(crate) fn assert_fails(result: anyhow::Result<()>, kind: Kind, parts: &[&str]) {
     let error = result.unwrap_err();
     let text = error::chain(&error).join(": ");
     assert_eq!(error::kind(&error), kind, "{text}");
@@ -277,39 +276,6 @@ fn offline_refuses_by_name_and_still_reads_files() {
     assert_eq!(Client::offline().get(&url, 9, &Cancel::default()).unwrap(), b"local");
     assert!(Client::offline().get(&url, 4, &Cancel::default()).is_err());
     assert!(Client::offline().get("ftp://mirror.example/x", 4, &Cancel::default()).is_err());
-}
-
-#[test]
-fn a_blob_is_resumed_across_runs_and_fetched_once_for_many() {
-    let all = body();
-    let served = all.clone();
-    let server = Server::new(move |stream, seen, number| match number {
-        0..3 => reply(stream, "200 OK", "", served.len(), &served[..60_000]),
-        _ => serve(stream, seen, &served),
-    });
-    let dir = tempfile::tempdir().unwrap();
-    let urls = [server.url()];
-    let cancel = Cancel::default();
-    // The first run gets three cut answers, each ignoring the range, and gives up.
-    let first = Blobs::open(dir.path()).unwrap();
-    let result = first.fetch(&impatient(), &urls, expect(&all), &|_| {}, &cancel);
-    assert_fails(result.map(drop), Kind::Fetch, &[&server.url()]);
-    assert!(first.get(Digest::of(&all)).unwrap().is_none());
-    // Many at once, in the next: one of them fetches the rest, the others wait for it.
-    let (blobs, client) = (Blobs::open(dir.path()).unwrap(), impatient());
-    let told = AtomicU64::new(0);
-    let progress = |n| {
-        told.fetch_add(n, Ordering::Relaxed);
-    };
-    let paths = client
-        .each(&[(); 6], &cancel, |()| blobs.fetch(&client, &urls, expect(&all), &progress, &cancel))
-        .unwrap();
-    assert!(paths.iter().all(|p| std::fs::read(p).unwrap() == all));
-    assert_eq!(server.seen().last().unwrap().from, Some(60_000));
-    assert_eq!(server.seen().len(), 4);
-    assert_eq!(told.into_inner(), all.len() as u64);
-    let left = std::fs::read_dir(paths[0].parent().unwrap()).unwrap().count();
-    assert_eq!(left, 1, "no .part remains");
 }
 
 #[test]
