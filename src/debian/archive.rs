@@ -299,3 +299,6 @@ pub fn fetch_packages(
     fetched.sort_unstable();
     Ok(fetched.into_iter().map(|(_, path)| path).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -171,6 +171,9 @@ impl Keyring {
         while i < rest.len() {
             let packet = &rest[i];
             i += 1;
+            if packet.tag == packet::TRUST {
+                continue; // gpg's own notes, in keyrings that it wrote
+            }
             if packet.tag != packet::SIGNATURE {
                 finish(&mut subkeys, binding.take(), std::mem::take(&mut subkey_revoked));
                 subject = packet;
@@ -389,3 +392,6 @@ fn padded(number: &[u8], length: usize) -> Option<Vec<u8>> {
     all.extend_from_slice(number);
     Some(all)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

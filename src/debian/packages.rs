@@ -515,3 +515,48 @@ fn priority_of(value: &str) -> Priority {
         _ => Priority::Optional,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing() -> Listing {
+        Listing { origin: 0, suites: vec!["stable".into()], pin: Pin::Automatic }
+    }
+
+    #[test]
+    fn versions_providers_and_details_are_found() {
+        let text = format!(
+            "Package: a\nVersion: 1\nArchitecture: amd64\nProvides: v (= 2), w\n\n\
+             Package: b\nVersion: 1\nArchitecture: arm64\n\n\
+             Package: a\nVersion: 1.1\nArchitecture: all\nSource: src (0.9)\nEssential: yes\nMulti-Arch: foreign\n\
+             Pre-Depends: x\nDepends: y | z\nFilename: pool/a.deb\nSize: 7\nSHA256: {}\nDescription: a\n long\n",
+            Digest::of("").hex()
+        );
+        let index = Index::build(Arch::Amd64, [(listing(), text)]).unwrap();
+        let versions: Vec<_> = index.versions("a").iter().map(|id| index.version(*id)).collect();
+        assert_eq!(versions, ["1.1", "1"]);
+        assert!(index.versions("b").is_empty() && index.versions("aa").is_empty());
+        let providers: Vec<_> = index.providers("v").map(|(id, v)| (index.version(id), v)).collect();
+        assert_eq!(providers, [("1", Some("2"))]);
+        let package = index.package(index.versions("a")[0]).unwrap();
+        assert_eq!((package.source.as_str(), package.size, package.essential), ("src", 7, true));
+        assert_eq!(package.depends[0].to_string(), "y | z");
+        let spelled = serde_json::to_string(&package).unwrap();
+        assert_eq!(serde_json::from_str::<Package>(&spelled).unwrap(), package);
+        assert!(index.package(index.versions("a")[1]).unwrap_err().to_string().contains("Filename"));
+    }
+
+    #[test]
+    fn packages_without_a_name_or_version_are_refused() {
+        for (text, field) in [
+            ("Version: 1\nArchitecture: all\n", "Package"),
+            ("Package: a/b\nVersion: 1\nArchitecture: all\n", "Package"),
+            ("Package: a\nArchitecture: all\n", "Version"),
+            ("Package: a\nVersion: ../1\nArchitecture: all\n", "Version"),
+        ] {
+            let error = Index::build(Arch::Amd64, [(listing(), text.to_string())]).err().unwrap();
+            assert!(matches!(error, BadPackages::Field { field: f, .. } if f == field), "{text}");
+        }
+    }
+}

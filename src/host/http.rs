@@ -282,3 +282,6 @@ trait Sink {
     /// Says how many bytes will come in all, once the server has told.
     fn announce(&mut self, url: &str, total: u64) -> anyhow::Result<()>;
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

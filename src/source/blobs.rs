@@ -204,3 +204,100 @@ fn identity(file: &File) -> Option<String> {
     let m = file.metadata().ok()?;
     Some(format!("{} {} {} {}.{}", m.size(), m.dev(), m.ino(), m.ctime(), m.ctime_nsec()))
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "damage is done plainly")]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::host::http::tests::{Server, assert_fails, body, expect, impatient, reply, serve};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    fn only_file(dir: &Path) -> PathBuf {
+        std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path()
+    }
+
+    #[test]
+    fn what_is_inserted_is_found_also_by_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let digest = blobs.insert_bytes(b"one").unwrap();
+        assert_eq!(blobs.insert_bytes(b"one").unwrap(), digest);
+        let path = Blobs::open(dir.path()).unwrap().get(digest).unwrap().unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), b"one");
+        assert!(blobs.get(Digest::of("two")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_in_the_same_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let digest = blobs.insert_bytes(b"good").unwrap();
+        let path = blobs.path(digest);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all(b"evil").unwrap();
+        assert!(blobs.get(digest).unwrap().is_none());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_of_zeros_after_a_power_cut_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = Blobs::open(dir.path()).unwrap().insert_bytes(b"good").unwrap();
+        let other = Blobs::open(dir.path()).unwrap().insert_bytes(b"fine").unwrap();
+        // The machine went down before the content was written, and starts anew under another boot id.
+        let boot = only_file(&dir.path().join("seen"));
+        let blobs = Blobs::open(dir.path()).unwrap();
+        std::fs::rename(&boot, dir.path().join("seen/an-earlier-boot")).unwrap();
+        std::fs::remove_file(blobs.path(digest)).unwrap();
+        std::fs::write(blobs.path(digest), [0; 4]).unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        assert!(blobs.get(digest).unwrap().is_none());
+        assert!(blobs.get(other).unwrap().is_some());
+        assert_eq!(std::fs::read_dir(dir.path().join("seen")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_staged_and_not_inserted_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let digest = Digest::of("never");
+        drop(blobs.stage(digest).unwrap());
+        assert!(blobs.get(digest).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(blobs.path(digest).parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_blob_is_resumed_across_runs_and_fetched_once_for_many() {
+        let all = body();
+        let served = all.clone();
+        let server = Server::new(move |stream, seen, number| match number {
+            0..3 => reply(stream, "200 OK", "", served.len(), &served[..60_000]),
+            _ => serve(stream, seen, &served),
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let urls = [server.url()];
+        let cancel = Cancel::default();
+        // The first run gets three cut answers, each ignoring the range, and gives up.
+        let first = Blobs::open(dir.path()).unwrap();
+        let result = first.fetch(&impatient(), &urls, expect(&all), &|_| {}, &cancel);
+        assert_fails(result.map(drop), Kind::Fetch, &[&server.url()]);
+        assert!(first.get(Digest::of(&all)).unwrap().is_none());
+        // Many at once, in the next: one of them fetches the rest, the others wait for it.
+        let (blobs, client) = (Blobs::open(dir.path()).unwrap(), impatient());
+        let told = AtomicU64::new(0);
+        let progress = |n| {
+            told.fetch_add(n, Ordering::Relaxed);
+        };
+        let paths = client
+            .each(&[(); 6], &cancel, |()| blobs.fetch(&client, &urls, expect(&all), &progress, &cancel))
+            .unwrap();
+        assert!(paths.iter().all(|p| std::fs::read(p).unwrap() == all));
+        assert_eq!(server.seen().last().unwrap().from, Some(60_000));
+        assert_eq!(server.seen().len(), 4);
+        assert_eq!(told.into_inner(), all.len() as u64);
+        let left = std::fs::read_dir(paths[0].parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1, "no .part remains");
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! Needs the network, over the mirror that this machine's apt is set to, and `FORGE_TEST_NETWORK=1`.
 
+#![allow(clippy::disallowed_methods, clippy::print_stderr, clippy::unwrap_used, reason = "a test program")]
+
 use crate::support::tool;
 use forge::debian::archive::{self, Archive};
 use forge::debian::solve::{Demand, Request, solve};
@@ -126,8 +128,18 @@ fn solutions_are_those_of_apt() {
         let theirs = mmdebstrap(&program, &sources, set, dir.path());
         eprintln!("{} packages for {set:?} in {took:?}", ours.len());
         assert!(theirs.len() > 60, "mmdebstrap's plan was not understood");
-        let (more, less) = (ours.difference(&theirs), theirs.difference(&ours));
-        let (more, less): (Vec<_>, Vec<_>) = (more.collect(), less.collect());
+        // Simulated, mmdebstrap's second step knows nothing of its first: a name that an essential package provides is
+        // there not yet provided, and its real package planned. Run in earnest it is as here.
+        let provided = |name: &str| {
+            let essential = solution.packages.iter().filter(|p| p.essential);
+            essential.into_iter().any(|p| {
+                let ids = archive.index.versions(&p.name).iter();
+                ids.flat_map(|id| archive.index.provided_by(*id)).any(|(provided, _)| provided == name)
+            })
+        };
+        let more: Vec<_> = ours.difference(&theirs).collect();
+        let mut less: Vec<_> = theirs.difference(&ours).collect();
+        less.retain(|name| !provided(name.split(' ').next().unwrap()));
         let because = |name: &&String| solution.because[name.split(' ').next().unwrap()].to_string();
         assert!(
             more.is_empty() && less.is_empty(),
@@ -167,4 +179,29 @@ fn packages_are_fetched_whole_and_found_again() {
     let offline = Client::offline();
     let again = archive::fetch_packages(&offline, &blobs, &sources, &packages, &|_| {}, &cancel).unwrap();
     assert_eq!(again, paths);
+}
+
+#[test]
+fn versions_compare_as_dpkg_says() {
+    use proptest::prelude::*;
+    let Some(dpkg) = tool("dpkg") else { return };
+    let version = "([0-2]:)?[0-9][0-9a-c.+~]{0,6}(-[0-9a-c.+~]{1,3})?";
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let says = |a: &str, relation: &str, b: &str| {
+        let mut command = Command::new(&dpkg);
+        command.args(["--compare-versions", a, relation, b]).status().unwrap().success()
+    };
+    runner
+        .run(&(version, version), |(a, b)| {
+            let ours = forge::debian::version::compare(&a, &b);
+            let theirs = match (says(&a, "lt", &b), says(&a, "eq", &b)) {
+                (true, _) => std::cmp::Ordering::Less,
+                (_, true) => std::cmp::Ordering::Equal,
+                _ => std::cmp::Ordering::Greater,
+            };
+            prop_assert_eq!(ours, theirs, "{} {}", a, b);
+            Ok(())
+        })
+        .unwrap();
 }

@@ -4,6 +4,7 @@ use super::Refused;
 
 pub(super) const SIGNATURE: u8 = 2;
 pub(super) const PUBLIC_KEY: u8 = 6;
+pub(super) const TRUST: u8 = 12;
 pub(super) const USER_ID: u8 = 13;
 pub(super) const PUBLIC_SUBKEY: u8 = 14;
 
