@@ -96,6 +96,10 @@ fn is_referrer(layout: &Layout, descriptor: &Descriptor) -> Result<bool, LayoutE
 /// The bundle of a file called `name` with `digest`: the bytes of `<file>.sigstore.json`. The file itself is not read,
 /// so its length does not matter.
 ///
+/// cosign 3 accepts it as `verify-blob --bundle B --key PUB --insecure-ignore-tlog FILE`; cosign 2.5 with
+/// `--new-bundle-format --trusted-root R` added, where R is a trusted root without any entry, for without one it asks
+/// the network. Both also as `verify-blob-attestation --type https://sigstore.dev/cosign/sign/v1`.
+///
 /// # Errors
 /// What the signer says.
 pub fn file(name: &str, digest: Digest, signer: &dyn Signer) -> anyhow::Result<Vec<u8>> {
