@@ -8,8 +8,9 @@ use forge::oci::layer::{self, Codec};
 use forge::oci::layout::{Layout, LayoutWriter};
 use forge::oci::{Annotations, image};
 use forge::sign::{PrivateKey, Signer as _};
+use forge::source::oci::BlobStore;
 use forge::tree::{Node, Tree, TreePath, tar};
-use forge::{oci, publish, seal};
+use forge::{oci, publish, seal, source};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
@@ -173,7 +174,7 @@ fn umoci_unpacks() {
 struct Registry {
     child: std::process::Child,
     host: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Registry {
@@ -205,7 +206,7 @@ fn registry() -> Option<Registry> {
         .stderr(log)
         .spawn()
         .unwrap();
-    let registry = Registry { child, host: format!("127.0.0.1:{port}"), _dir: dir };
+    let registry = Registry { child, host: format!("127.0.0.1:{port}"), dir };
     for _ in 0..200 {
         if std::net::TcpStream::connect(&registry.host).is_ok() {
             return Some(registry);
@@ -521,4 +522,53 @@ fn a_layer_that_holds_another_tar_or_a_bomb_is_refused() {
     let layout = layout_of(&dir.path().join("bomb"), layer::TAR_ZSTD, &bomb, Digest::of("never reached"));
     let fault = oci::validate::layout(&layout).unwrap_err().to_string();
     assert!(fault.contains("more than 1073741824 bytes"), "{fault}");
+}
+
+/// Blobs in a directory, by their hex.
+struct Store(tempfile::TempDir);
+
+impl BlobStore for Store {
+    fn has(&self, digest: Digest) -> bool {
+        self.0.path().join(digest.hex()).exists()
+    }
+    fn put(
+        &self,
+        digest: Digest,
+        fill: &mut dyn FnMut(&mut std::fs::File) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(self.0.path())?;
+        fill(file.as_file_mut())?;
+        file.persist(self.0.path().join(digest.hex()))?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_pinned_image_is_fetched_by_digest_and_a_registry_that_changes_it_is_refused() {
+    let Some(registry) = registry() else { return };
+    let bench = bench(Codec::Zstd);
+    let to: oci::Reference = format!("{}/edge/store-042:{TAG}", registry.host).parse().unwrap();
+    publish::push(&bench.layout(), TAG, &to, false, None).unwrap();
+    let pinned = source::oci::pin(&to, Arch::Arm64, false).unwrap();
+    assert_eq!(pinned.layers.len(), 1);
+    let store = Store(tempfile::tempdir().unwrap());
+    source::oci::fetch(&pinned, &store, false).unwrap();
+    for blob in [&pinned.manifest, &pinned.config, &pinned.layers[0]] {
+        assert_eq!(Digest::of(std::fs::read(store.0.path().join(blob.digest.hex())).unwrap()), blob.digest);
+    }
+
+    let hex = pinned.layers[0].digest.hex();
+    let blobs = registry.dir.path().join("storage/docker/registry/v2/blobs/sha256");
+    let data = blobs.join(&hex[..2]).join(&hex).join("data");
+    let mut bytes = std::fs::read(&data).unwrap();
+    bytes[9] ^= 1;
+    std::fs::write(&data, bytes).unwrap();
+    let empty = Store(tempfile::tempdir().unwrap());
+    let error = source::oci::fetch(&pinned, &empty, false).unwrap_err();
+    assert_eq!(forge::error::kind(&error), forge::error::Kind::Verify, "{error:#}");
+    assert!(format!("{error:#}").contains(&hex) && !empty.has(pinned.layers[0].digest), "{error:#}");
+
+    drop(registry);
+    // All that is needed is there: no packet is sent to the registry that is gone.
+    source::oci::fetch(&pinned, &store, false).unwrap();
 }
