@@ -1,6 +1,6 @@
 //! A layout to a signed layout, and a file to its signature; [`verify`] is the way back.
 //!
-//! Every index and every manifest is signed on its own, in both shapes that cosign reads ([`oci::referrer`]), so that a
+//! Every index and every manifest is signed on its own, in both shapes that cosign reads ([`referrer`]), so that a
 //! device that pulls one architecture by digest can check what it got. In the layout the signatures are entries of
 //! `index.json`: classic ones under their tag, bundles without one (they are found by their `subject`). No time goes
 //! into any of it: the same image under the same key gives the same bytes.
