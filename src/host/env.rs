@@ -7,6 +7,11 @@ pub fn var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
+/// Everything, for a program of the user's own that works on the user's behalf (a key agent's client).
+pub fn all() -> std::env::VarsOs {
+    std::env::vars_os()
+}
+
 /// The user's cache directory for forge: `$XDG_CACHE_HOME/forge`, else `~/.cache/forge`.
 pub fn cache_dir() -> Option<PathBuf> {
     xdg("XDG_CACHE_HOME", ".cache")

@@ -225,6 +225,19 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes_move_only_with_a_codecs_version() {
+        let digests =
+            [Codec::Zstd, Codec::Gzip].map(|c| packed(&sample(), c, 2).1.descriptor.digest().to_string());
+        assert_eq!(
+            digests,
+            [
+                "sha256:7cdc390002c5fb1ab6dcd699aa763f44b6b63ed7531782d7860d4fb2d88123bc",
+                "sha256:f5915de47d930f2f81e715a29ca6b234be515fb9ff66637e3fb70314eb3b53f9"
+            ]
+        );
+    }
+
+    #[test]
     fn a_tar_that_changed_since_is_refused() {
         let written = Written { diff_id: Digest::of("other"), length: 5 };
         let error =

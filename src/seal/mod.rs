@@ -1,6 +1,6 @@
 //! A layout to a signed layout, and a file to its signature; [`verify`] is the way back.
 //!
-//! Every index and every manifest is signed on its own, in both shapes that cosign reads ([`oci::referrer`]), so that a
+//! Every index and every manifest is signed on its own, in both shapes that cosign reads ([`referrer`]), so that a
 //! device that pulls one architecture by digest can check what it got. In the layout the signatures are entries of
 //! `index.json`: classic ones under their tag, bundles without one (they are found by their `subject`). No time goes
 //! into any of it: the same image under the same key gives the same bytes.
@@ -95,6 +95,10 @@ fn is_referrer(layout: &Layout, descriptor: &Descriptor) -> Result<bool, LayoutE
 
 /// The bundle of a file called `name` with `digest`: the bytes of `<file>.sigstore.json`. The file itself is not read,
 /// so its length does not matter.
+///
+/// cosign 3 accepts it as `verify-blob --bundle B --key PUB --insecure-ignore-tlog FILE`; cosign 2.5 with
+/// `--new-bundle-format --trusted-root R` added, where R is a trusted root without any entry, for without one it asks
+/// the network. Both also as `verify-blob-attestation --type https://sigstore.dev/cosign/sign/v1`.
 ///
 /// # Errors
 /// What the signer says.

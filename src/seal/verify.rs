@@ -103,14 +103,22 @@ pub fn layout(dir: &Path, key: &PublicKey) -> Result<LayoutReport, Fault> {
     if order.is_empty() {
         return Err(Fault::Empty);
     }
-    for checked in report.manifests.iter().filter(|m| !images.contains_key(&m.digest)).collect::<Vec<_>>() {
+    let others: Vec<&Checked> = report.manifests.iter().filter(|m| !images.contains_key(&m.digest)).collect();
+    let mut stray = None;
+    for checked in others {
         let subject = signed_by(&layout, checked, key)?;
-        let image = images.get_mut(&subject).ok_or(Fault::Stray { manifest: checked.digest })?;
-        image.signatures += 1;
+        match images.get_mut(&subject) {
+            Some(image) => image.signatures += 1,
+            None => stray = stray.or(Some(checked.digest)),
+        }
     }
     let images: Vec<SignedImage> = order.iter().filter_map(|d| images.remove(d)).collect();
     if let Some(unsigned) = images.iter().find(|i| i.signatures == 0) {
         return Err(Fault::Unsigned(crate::oci::digest(&unsigned.descriptor)?));
+    }
+    // Said last: a signature without its image is what an image without its signature leaves behind.
+    if let Some(manifest) = stray {
+        return Err(Fault::Stray { manifest });
     }
     let (blobs, size) = (report.blobs.len(), report.blobs.values().map(|n| Bytes(*n)).sum());
     Ok(LayoutReport { images, key_id: key.key_id(), blobs, size })

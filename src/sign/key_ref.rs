@@ -132,7 +132,7 @@ fn run(words: &[String], verb: &str, input: &[u8]) -> anyhow::Result<String> {
     let call = ToolCall::new(&words[0]).args(&words[1..]).arg(verb);
     let mut command = call.command();
     // A key program may need the user's agent socket or token, so it alone sees the whole environment.
-    command.envs(std::env::vars_os());
+    command.envs(crate::host::env::all());
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -8,8 +8,9 @@ use forge::oci::layer::{self, Codec};
 use forge::oci::layout::{Layout, LayoutWriter};
 use forge::oci::{Annotations, image};
 use forge::sign::{PrivateKey, Signer as _};
+use forge::source::oci::BlobStore;
 use forge::tree::{Node, Tree, TreePath, tar};
-use forge::{oci, publish, seal};
+use forge::{oci, publish, seal, source};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
@@ -173,7 +174,7 @@ fn umoci_unpacks() {
 struct Registry {
     child: std::process::Child,
     host: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Registry {
@@ -205,7 +206,7 @@ fn registry() -> Option<Registry> {
         .stderr(log)
         .spawn()
         .unwrap();
-    let registry = Registry { child, host: format!("127.0.0.1:{port}"), _dir: dir };
+    let registry = Registry { child, host: format!("127.0.0.1:{port}"), dir };
     for _ in 0..200 {
         if std::net::TcpStream::connect(&registry.host).is_ok() {
             return Some(registry);
@@ -266,4 +267,308 @@ fn what_is_pushed_is_pulled_and_verified_by_cosign_and_by_forge() {
             .arg(copy))
         .unwrap();
     }
+}
+
+#[test]
+fn podman_takes_the_image_from_the_layout_and_makes_a_container_of_it() {
+    // The container is made, not started: that needs a kernel set up for containers, which a test machine may lack.
+    let Some(podman) = oracle("podman") else { return };
+    for codec in [Codec::Zstd, Codec::Gzip] {
+        let bench = bench(codec);
+        let podman = |args: &[&str]| {
+            run(ToolCall::new(&podman)
+                .args([
+                    "--root",
+                    &bench.path("root"),
+                    "--runroot",
+                    &bench.path("run"),
+                    "--storage-driver",
+                    "vfs",
+                ])
+                .args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"])
+                .args(args)
+                .dir(bench.dir.path())) // podman takes no capital letters in an image's path
+            .unwrap()
+        };
+        let image = podman(&["pull", "--quiet", &format!("oci:oci:{TAG}")]);
+        let container = podman(&["create", image.trim()]);
+        podman(&["export", "--output", "exported.tar", container.trim()]);
+        let exported = tar::index(std::fs::File::open(bench.path("exported.tar")).unwrap()).unwrap();
+        let motd = exported.file(&TreePath::parse("etc/motd").unwrap()).unwrap().to_vec(100).unwrap();
+        assert_eq!(motd, b"Store 042 on amd64\n", "{codec:?}");
+    }
+}
+
+#[test]
+fn cosign_verifies_files_and_sums_offline() {
+    let bench = bench(Codec::Zstd);
+    let (file, bundle) = (bench.path("disk.raw.zst"), bench.path("disk.raw.zst.sigstore.json"));
+    let content = vec![7; 3 << 20];
+    std::fs::write(&file, &content).unwrap();
+    std::fs::write(&bundle, seal::file("disk.raw.zst", Digest::of(&content), &bench.key).unwrap()).unwrap();
+    let sums = seal::sums([("disk.raw.zst", Digest::of(&content))]);
+    let signature = seal::sums_signature(&sums, &bench.key).unwrap();
+    std::fs::write(bench.path("SHA256SUMS"), &sums).unwrap();
+    std::fs::write(bench.path("SHA256SUMS.sig"), &signature).unwrap();
+    std::fs::write(bench.path("changed"), &content[1..]).unwrap();
+    // cosign 2 would fetch a trust root that a key does not need.
+    let root = bench.path("root.json");
+    std::fs::write(&root, r#"{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"#)
+        .unwrap();
+    for (program, flags) in
+        [("cosign-2", &["--new-bundle-format", "--trusted-root", &root][..]), ("cosign-3", &[])]
+    {
+        let Some(cosign) = oracle(program) else { continue };
+        let blob = |flags: &[&str], file: &str| {
+            let call = ToolCall::new(&cosign).args([
+                "verify-blob",
+                "--key",
+                &bench.public,
+                "--insecure-ignore-tlog",
+            ]);
+            run(call.args(flags).arg(file))
+        };
+        let with_bundle = [&["--bundle", &bundle], flags].concat();
+        blob(&with_bundle, &file).unwrap();
+        blob(&with_bundle, &bench.path("changed")).unwrap_err();
+        blob(&["--signature", &bench.path("SHA256SUMS.sig")], &bench.path("SHA256SUMS")).unwrap();
+        blob(&["--signature", &bench.path("SHA256SUMS.sig")], &file).unwrap_err();
+    }
+    let key = bench.key.public_key();
+    assert_eq!(
+        seal::verify::sums(&sums, &signature, key).unwrap().get(),
+        &[("disk.raw.zst".to_string(), Digest::of(&content))]
+    );
+    seal::verify::sums(&sums.replace("disk", "disc"), &signature, key).unwrap_err();
+    let bundle = std::fs::read(&bundle).unwrap();
+    seal::verify::file("disk.raw.zst", Digest::of(&content), &bundle, key).unwrap();
+    let fault = seal::verify::file("disk.raw.zst", Digest::of(&content[1..]), &bundle, key).unwrap_err();
+    assert!(fault.to_string().starts_with("disk.raw.zst: the signature is for"), "{fault}");
+}
+
+/// Changes `index.json` of a layout as an attacker would, who can write anything but sign nothing.
+fn edit_index(dir: &Path, edit: impl FnOnce(&mut Vec<serde_json::Value>)) {
+    let path = dir.join("index.json");
+    let mut index: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    edit(index["manifests"].as_array_mut().unwrap());
+    std::fs::write(path, index.to_string()).unwrap();
+}
+
+fn refused(bench: &Bench) -> String {
+    seal::verify::layout(&bench.layout(), bench.key.public_key()).unwrap_err().to_string()
+}
+
+#[test]
+fn one_flipped_byte_in_any_blob_is_refused_by_the_blobs_name() {
+    let bench = bench(Codec::Zstd);
+    let blobs = bench.layout().join("blobs/sha256");
+    let mut tried = 0;
+    for entry in std::fs::read_dir(blobs).unwrap() {
+        let path = entry.unwrap().path();
+        let good = std::fs::read(&path).unwrap();
+        for at in [0, good.len() / 2, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&path, &bad).unwrap();
+            let fault = refused(&bench);
+            assert!(
+                fault.contains(path.file_name().unwrap().to_str().unwrap()),
+                "byte {at} of {path:?}: {fault}"
+            );
+        }
+        for (length, content) in [("short", &good[1..]), ("long", &[&good[..], b"x"].concat())] {
+            std::fs::write(&path, content).unwrap();
+            let fault = refused(&bench);
+            assert!(
+                fault.contains(path.file_name().unwrap().to_str().unwrap()),
+                "{length} {path:?}: {fault}"
+            );
+        }
+        std::fs::write(&path, good).unwrap();
+        tried += 1;
+    }
+    // Index, two of manifest, config and layer each; three signatures of two shapes; the empty config is shared.
+    assert_eq!(tried, 1 + 2 * 3 + 3 * (3 + 2) + 1);
+    seal::verify::layout(&bench.layout(), bench.key.public_key()).unwrap();
+}
+
+#[test]
+fn an_unsigned_image_is_refused_however_it_is_slipped_in() {
+    let evil = bench(Codec::Gzip);
+    let evil_index = Layout::open(&evil.layout()).unwrap().named(TAG).unwrap().clone();
+    let copy_blobs = |to: &Path| {
+        for entry in std::fs::read_dir(evil.layout().join("blobs/sha256")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join("blobs/sha256").join(path.file_name().unwrap())).unwrap();
+        }
+    };
+    type Edit<'a> = Box<dyn Fn(&mut Vec<serde_json::Value>) + 'a>;
+    let evil_entry = serde_json::to_value(&evil_index).unwrap();
+    let cases: [(&str, &str, Edit); 6] = [
+        ("index swapped for another", "is not signed", Box::new(|m| m[0] = evil_entry.clone())),
+        ("an unsigned image besides", "is not signed", Box::new(|m| m.push(evil_entry.clone()))),
+        ("signatures stripped", "is not signed", Box::new(|m| m.truncate(3))),
+        (
+            "signature of another key",
+            "does not hold",
+            Box::new(|m| {
+                let theirs = Layout::open(&evil.layout()).unwrap();
+                m.extend(theirs.entries()[3..].iter().map(|e| serde_json::to_value(e).unwrap()));
+            }),
+        ),
+        ("size lies", "bytes, not", Box::new(|m| m[0]["size"] = 1.into())),
+        ("type lies", "missing field", Box::new(|m| m[0]["mediaType"] = oci::MANIFEST.into())),
+    ];
+    for (attack, says, edit) in cases {
+        let bench = bench(Codec::Zstd);
+        copy_blobs(&bench.layout());
+        edit_index(&bench.layout(), edit);
+        let fault = refused(&bench);
+        assert!(fault.contains(says), "{attack}: {fault}");
+    }
+}
+
+#[test]
+fn a_swapped_signature_is_refused() {
+    // The signature of one image under the name of another: every digest holds, the payload is about something else.
+    let bench = bench(Codec::Zstd);
+    let mut layout = Layout::open(&bench.layout()).unwrap();
+    let subject = layout.named("v1-amd64").unwrap().clone();
+    let other = layout.named("v1-arm64").unwrap().clone();
+    let [_, (stolen, _)] = seal::signatures(&other, "", &bench.key).unwrap();
+    let forged =
+        oci::referrer::bundle(&subject, &stolen.blobs[1].bytes, "https://sigstore.dev/cosign/sign/v1")
+            .unwrap();
+    layout.append(&[forged.manifest.bytes], vec![forged.manifest.descriptor]).unwrap();
+    let fault = refused(&bench);
+    assert!(fault.contains("the signature is for"), "{fault}");
+}
+
+/// A layout of one image whose one layer is `blob` of `media_type`, with `diff_id`.
+fn layout_of(dir: &Path, media_type: &str, blob: &[u8], diff_id: Digest) -> Layout {
+    let mut writer = LayoutWriter::create(dir).unwrap();
+    writer.bytes(blob).unwrap();
+    let layer = layer::Layer { descriptor: oci::describe(media_type, blob), diff_id: layer::DiffId(diff_id) };
+    let spec = image::Spec {
+        arch: Arch::Amd64,
+        epoch: EPOCH,
+        layers: vec![(layer, String::new())],
+        run: Default::default(),
+        labels: Annotations::new(),
+    };
+    let image = image::compose(&spec).unwrap();
+    let index = image::index(std::slice::from_ref(&image), EPOCH, &Annotations::new()).unwrap();
+    writer.image(&[image], &index, TAG).unwrap();
+    writer.commit(Durability::Cached).unwrap();
+    Layout::open(dir).unwrap()
+}
+
+fn raw_entry(name: &str, kind: u8, link: &str) -> Vec<u8> {
+    let mut block = vec![0; 512];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[100..107].copy_from_slice(b"0000644");
+    for field in [108, 116] {
+        block[field..field + 7].copy_from_slice(b"0000000");
+    }
+    block[124..135].copy_from_slice(b"00000000000");
+    block[136..147].copy_from_slice(b"00000000000");
+    block[156] = kind;
+    block[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    block
+}
+
+#[test]
+fn hostile_layers_are_refused_by_name() {
+    let file = |name| raw_entry(name, b'0', "");
+    let end = vec![0; 1024];
+    let cases: [(&str, Vec<Vec<u8>>); 7] = [
+        ("..", vec![file("../etc/passwd")]),
+        ("..", vec![file("a/../../b")]),
+        ("`d`", vec![raw_entry("d", b'2', "/etc"), file("d/passwd")]),
+        ("..", vec![raw_entry("l", b'1', "../../etc/shadow")]),
+        ("`d`", vec![raw_entry("d", b'2', "/etc"), raw_entry("l", b'1', "d/shadow")]),
+        ("`x/.wh.` is no whiteout", vec![file("x/.wh.")]),
+        ("`.wh..` is no whiteout", vec![file(".wh..")]),
+    ];
+    for (says, entries) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = [entries.concat(), end.clone()].concat();
+        let layout = layout_of(&dir.path().join("oci"), layer::TAR, &tar, Digest::of(&tar));
+        let fault = oci::validate::layout(&layout).unwrap_err().to_string();
+        assert!(fault.contains(says), "{says}: {fault}");
+    }
+    for good in [".wh.gone", "x/.wh..wh..opq"] {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = [file(good), end.clone()].concat();
+        oci::validate::layout(&layout_of(&dir.path().join("oci"), layer::TAR, &tar, Digest::of(&tar)))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_layer_that_holds_another_tar_or_a_bomb_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = zstd::encode_all(&[0; 1024][..], 3).unwrap();
+    let layout = layout_of(&dir.path().join("diff"), layer::TAR_ZSTD, &empty, Digest::of("another"));
+    let fault = oci::validate::layout(&layout).unwrap_err().to_string();
+    assert!(fault.contains("holds the tar"), "{fault}");
+    // 2 GiB of zeros in 64 KiB: no real layer of that size holds more than 1 GiB.
+    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 2 << 30), 3).unwrap();
+    assert!(bomb.len() < 200 << 10, "{}", bomb.len());
+    let layout = layout_of(&dir.path().join("bomb"), layer::TAR_ZSTD, &bomb, Digest::of("never reached"));
+    let fault = oci::validate::layout(&layout).unwrap_err().to_string();
+    assert!(fault.contains("more than 1073741824 bytes"), "{fault}");
+}
+
+/// Blobs in a directory, by their hex.
+struct Store(tempfile::TempDir);
+
+impl BlobStore for Store {
+    fn has(&self, digest: Digest) -> bool {
+        self.0.path().join(digest.hex()).exists()
+    }
+    fn put(
+        &self,
+        digest: Digest,
+        fill: &mut dyn FnMut(&mut std::fs::File) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(self.0.path())?;
+        fill(file.as_file_mut())?;
+        file.persist(self.0.path().join(digest.hex()))?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_pinned_image_is_fetched_by_digest_and_a_registry_that_changes_it_is_refused() {
+    let Some(registry) = registry() else { return };
+    let bench = bench(Codec::Zstd);
+    let to: oci::Reference = format!("{}/edge/store-042:{TAG}", registry.host).parse().unwrap();
+    publish::push(&bench.layout(), TAG, &to, false, None).unwrap();
+    let pinned = source::oci::pin(&to, Arch::Arm64, false).unwrap();
+    assert_eq!(pinned.layers.len(), 1);
+    let store = Store(tempfile::tempdir().unwrap());
+    source::oci::fetch(&pinned, &store, false).unwrap();
+    for blob in [&pinned.manifest, &pinned.config, &pinned.layers[0]] {
+        assert_eq!(Digest::of(std::fs::read(store.0.path().join(blob.digest.hex())).unwrap()), blob.digest);
+    }
+
+    let hex = pinned.layers[0].digest.hex();
+    let blobs = registry.dir.path().join("storage/docker/registry/v2/blobs/sha256");
+    let data = blobs.join(&hex[..2]).join(&hex).join("data");
+    let mut bytes = std::fs::read(&data).unwrap();
+    bytes[9] ^= 1;
+    std::fs::write(&data, bytes).unwrap();
+    let empty = Store(tempfile::tempdir().unwrap());
+    let error = source::oci::fetch(&pinned, &empty, false).unwrap_err();
+    assert_eq!(forge::error::kind(&error), forge::error::Kind::Verify, "{error:#}");
+    assert!(format!("{error:#}").contains(&hex) && !empty.has(pinned.layers[0].digest), "{error:#}");
+
+    drop(registry);
+    // All that is needed is there: no packet is sent to the registry that is gone.
+    source::oci::fetch(&pinned, &store, false).unwrap();
 }
