@@ -245,12 +245,23 @@ impl Cache {
         if self.contains(&step.key) {
             return Ok(None);
         }
-        let Ok(last) = std::fs::read(self.last(step.id.as_str())) else { return Ok(Some("never made here".into())) };
-        let Ok(last) = serde_json::from_slice::<serde_json::Value>(&last) else { return Ok(Some("never made here".into())) };
+        let Ok(last) = std::fs::read(self.last(step.id.as_str())) else {
+            return Ok(Some("never made here".into()));
+        };
+        let Ok(last) = serde_json::from_slice::<serde_json::Value>(&last) else {
+            return Ok(Some("never made here".into()));
+        };
         let now = serde_json::to_value(&step.recipe)?;
-        let (Some(before), Some(after)) = (last.as_object(), now.as_object()) else { return Ok(Some("changed".into())) };
-        let changed: Vec<&str> = after.iter().filter(|(k, v)| before.get(*k) != Some(v)).map(|(k, _)| k.as_str()).collect();
-        Ok(Some(if changed.is_empty() { "an input changed".into() } else { format!("changed: {}", changed.join(", ")) }))
+        let (Some(before), Some(after)) = (last.as_object(), now.as_object()) else {
+            return Ok(Some("changed".into()));
+        };
+        let changed: Vec<&str> =
+            after.iter().filter(|(k, v)| before.get(*k) != Some(v)).map(|(k, _)| k.as_str()).collect();
+        Ok(Some(if changed.is_empty() {
+            "an input changed".into()
+        } else {
+            format!("changed: {}", changed.join(", "))
+        }))
     }
 
     /// Remembers what `step` was made from, for [`Cache::reason`].

@@ -10,6 +10,7 @@ use crate::lock::{Lock, LockedPackage, resolve};
 use crate::model::{Bytes, Digest};
 use crate::plan::{Plan, Recipe};
 use crate::source::blobs::Blobs;
+use crate::source::oci::{self, BlobStore};
 use anyhow::{Context as _, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -48,7 +49,10 @@ pub fn missing<'a>(plan: &Plan, lock: &'a Lock, cache: &Cache, blobs: &Blobs) ->
         })
         .collect();
     let mut seen = BTreeSet::new();
-    lock.packages.iter().filter(|p| wanted.contains(&p.digest) && seen.insert(p.digest) && !blobs.path(p.digest).exists()).collect()
+    lock.packages
+        .iter()
+        .filter(|p| wanted.contains(&p.digest) && seen.insert(p.digest) && !blobs.path(p.digest).exists())
+        .collect()
 }
 
 /// Fetches what is missing, the largest first.
@@ -77,7 +81,11 @@ pub fn packages(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
         env.observer.event(Event::Progress { step: STEP, done, total: total.0 });
     };
     env.client.each(&wanted, env.cancel, |package| {
-        let base = lock.sets.iter().find(|s| package.arch == s.arch && package.sets.contains(&s.name)).map_or("", |s| s.base.as_str());
+        let base = lock
+            .sets
+            .iter()
+            .find(|s| package.arch == s.arch && package.sets.contains(&s.name))
+            .map_or("", |s| s.base.as_str());
         let suite = package.suite.split_once(':').map_or("", |(_, s)| s);
         // The suite's own archive first: security updates have one of their own.
         let mut urls: Vec<String> = vec![];
@@ -88,7 +96,14 @@ pub fn packages(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
         let mut seen = BTreeSet::new();
         urls.retain(|url| seen.insert(url.clone()));
         if urls.is_empty() {
-            return Err(error::of(Kind::Fetch, anyhow!("package {} {} is not in the cache, and --offline forbids to fetch it", package.name, package.version)));
+            return Err(error::of(
+                Kind::Fetch,
+                anyhow!(
+                    "package {} {} is not in the cache, and --offline forbids to fetch it",
+                    package.name,
+                    package.version
+                ),
+            ));
         }
         let expect = Expect { digest: package.digest, size: Some(package.size.0) };
         env.blobs
@@ -98,6 +113,57 @@ pub fn packages(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
     })?;
     env.observer.event(Event::Finished { step: STEP, cached: false, took: start.elapsed() });
     Ok(())
+}
+
+/// Fetches the container images of `plan` from their registries, as far as they are not here.
+///
+/// # Errors
+/// [`Kind::Fetch`] and [`Kind::Verify`], naming the image.
+pub fn images(plan: &Plan, env: &Env<'_>) -> anyhow::Result<()> {
+    for step in plan.steps.iter().filter(|s| !env.cache.contains(&s.key)) {
+        let Recipe::Payload(payload) = &step.recipe else { continue };
+        for image in &payload.images {
+            env.cancel.check()?;
+            let all_here = std::iter::once(&image.manifest)
+                .chain([&image.config])
+                .chain(&image.layers)
+                .all(|b| env.blobs.has(b.digest));
+            if all_here {
+                continue;
+            }
+            if env.client.is_offline() {
+                return Err(error::of(
+                    Kind::Fetch,
+                    anyhow!(
+                        "image {} is not in the cache, and --offline forbids to fetch it",
+                        image.reference
+                    ),
+                ));
+            }
+            let start = Instant::now();
+            env.observer.event(Event::Started { step: STEP, what: &image.reference });
+            oci::fetch(image, env.blobs, false)
+                .with_context(|| format!("fetching image {}", image.reference))?;
+            env.observer.event(Event::Finished { step: STEP, cached: false, took: start.elapsed() });
+        }
+    }
+    Ok(())
+}
+
+impl BlobStore for Blobs {
+    fn has(&self, digest: Digest) -> bool {
+        matches!(self.get(digest), Ok(Some(_)))
+    }
+
+    fn put(
+        &self,
+        digest: Digest,
+        fill: &mut dyn FnMut(&mut std::fs::File) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let staged = self.stage(digest)?;
+        fill(&mut staged.as_file()?.try_clone()?)?;
+        self.insert(staged, digest).map(drop)
+    }
 }
 
 /// Takes the locked files beside the profile in `dir` into the blob cache.
@@ -116,7 +182,10 @@ pub fn files(lock: &Lock, dir: &Path, blobs: &Blobs) -> anyhow::Result<()> {
         std::io::copy(&mut from, &mut hashed).with_context(|| format!("reading {}", path.display()))?;
         let (_, digest, _) = hashed.finish();
         if digest != file.digest {
-            return Err(error::of(Kind::Verify, anyhow!("{} is {digest}, locked as {}", path.display(), file.digest)));
+            return Err(error::of(
+                Kind::Verify,
+                anyhow!("{} is {digest}, locked as {}", path.display(), file.digest),
+            ));
         }
         blobs.insert(staged, digest)?;
     }

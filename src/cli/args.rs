@@ -73,7 +73,9 @@ pub enum Verb {
         selection: Selection,
     },
     /// Build profiles into signed artifacts below `dist/`
-    #[command(after_help = "Examples:\n  forge build store.toml\n  forge build --locked --offline --json store.toml --arch amd64")]
+    #[command(
+        after_help = "Examples:\n  forge build store.toml\n  forge build --locked --offline --json store.toml --arch amd64"
+    )]
     Build {
         #[command(flatten)]
         profiles: ProfileArgs,

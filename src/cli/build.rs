@@ -5,7 +5,12 @@ use super::args::{BuildOptions, ProfileArgs, Selection};
 use super::compose::{self, LockMode, Workshop};
 
 /// Builds every profile.
-pub fn run(session: &Session, args: &ProfileArgs, selection: &Selection, options: &BuildOptions) -> anyhow::Result<()> {
+pub fn run(
+    session: &Session,
+    args: &ProfileArgs,
+    selection: &Selection,
+    options: &BuildOptions,
+) -> anyhow::Result<()> {
     let shop = Workshop::open(session, options.offline)?;
     let mode = if options.locked { LockMode::Locked } else { LockMode::Mend };
     for path in &args.profiles {

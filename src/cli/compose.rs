@@ -27,9 +27,20 @@ pub fn check(session: &Session, args: &ProfileArgs) -> anyhow::Result<()> {
                 tell(session, &report);
             }
             Ok(profile) => {
-                plan::demand(&profile, &|path| read(&profile, path)).kind(Kind::Input).with_context(|| path.display().to_string())?;
-                let words = format!("{}: {} for {}", path.display(), profile.name(), profile.arch.keys().map(Arch::to_string).collect::<Vec<_>>().join(", "));
-                session.ui.result("profile", &serde_json::json!({ "path": path, "profile": profile, "checksum": profile.checksum() }), words);
+                plan::demand(&profile, &|path| read(&profile, path))
+                    .kind(Kind::Input)
+                    .with_context(|| path.display().to_string())?;
+                let words = format!(
+                    "{}: {} for {}",
+                    path.display(),
+                    profile.name(),
+                    profile.arch.keys().map(Arch::to_string).collect::<Vec<_>>().join(", ")
+                );
+                session.ui.result(
+                    "profile",
+                    &serde_json::json!({ "path": path, "profile": profile, "checksum": profile.checksum() }),
+                    words,
+                );
             }
         }
     }
@@ -37,7 +48,10 @@ pub fn check(session: &Session, args: &ProfileArgs) -> anyhow::Result<()> {
 }
 
 fn wrong(faults: usize) -> anyhow::Error {
-    error::of(Kind::Input, anyhow!("{faults} {} in the profile", if faults == 1 { "fault" } else { "faults" }))
+    error::of(
+        Kind::Input,
+        anyhow!("{faults} {} in the profile", if faults == 1 { "fault" } else { "faults" }),
+    )
 }
 
 fn tell(session: &Session, report: &profile::Report) {
@@ -51,14 +65,22 @@ fn tell(session: &Session, report: &profile::Report) {
 }
 
 /// Loads a profile, narrowed to the architectures and artifacts that were asked for.
-pub fn load(session: &Session, path: &Path, set: &[String], selection: &Selection) -> anyhow::Result<Profile> {
+pub fn load(
+    session: &Session,
+    path: &Path,
+    set: &[String],
+    selection: &Selection,
+) -> anyhow::Result<Profile> {
     let mut profile = profile::load(path, set, &env::var).map_err(|report| {
         tell(session, &report);
         wrong(report.count())
     })?;
     if let Some(wanted) = selection.arch.iter().find(|a| !profile.arch.contains_key(a)) {
         let has = profile.arch.keys().map(Arch::to_string).collect::<Vec<_>>().join(", ");
-        return Err(error::of(Kind::Input, anyhow!("{} is not built for {wanted}, only for {has}", path.display())));
+        return Err(error::of(
+            Kind::Input,
+            anyhow!("{} is not built for {wanted}, only for {has}", path.display()),
+        ));
     }
     if !selection.arch.is_empty() {
         profile.arch.retain(|arch, _| selection.arch.contains(arch));
@@ -111,7 +133,13 @@ pub enum LockMode {
 }
 
 /// The lock of a profile, as `mode` has it; written where it changed.
-pub fn locked(session: &Session, path: &Path, profile: &Profile, shop: &Workshop, mode: LockMode) -> anyhow::Result<Lock> {
+pub fn locked(
+    session: &Session,
+    path: &Path,
+    profile: &Profile,
+    shop: &Workshop,
+    mode: LockMode,
+) -> anyhow::Result<Lock> {
     let lock_path = lock_path(path);
     let demand = plan::demand(profile, &|path| read(profile, path)).kind(Kind::Input)?;
     let old = match std::fs::read_to_string(&lock_path) {
@@ -123,14 +151,20 @@ pub fn locked(session: &Session, path: &Path, profile: &Profile, shop: &Workshop
     let old = match (old, mode) {
         (Some(Err(_)), LockMode::Update) => None,
         (Some(lock), _) => Some(lock.hint(format!("{hint} --update"))?),
-        (None, LockMode::Locked) => return Err(error::of(Kind::Lock, anyhow!("there is no {}", lock_path.display()))).hint(hint),
+        (None, LockMode::Locked) => {
+            return Err(error::of(Kind::Lock, anyhow!("there is no {}", lock_path.display()))).hint(hint);
+        }
         (None, _) => None,
     };
     if let (Some(lock), LockMode::Mend | LockMode::Locked) = (&old, mode) {
         match lock.check(&demand) {
             Freshness::Fresh => return Ok(lock.clone()),
             Freshness::Stale { reasons, .. } if mode == LockMode::Locked => {
-                return Err(error::of(Kind::Lock, anyhow!("{} is out of date: {}", lock_path.display(), reasons.join("; ")))).hint(hint);
+                return Err(error::of(
+                    Kind::Lock,
+                    anyhow!("{} is out of date: {}", lock_path.display(), reasons.join("; ")),
+                ))
+                .hint(hint);
             }
             Freshness::Stale { files_only: true, .. } => {
                 let mended = Lock { files: demand.files.clone(), ..lock.clone() };
@@ -139,20 +173,31 @@ pub fn locked(session: &Session, path: &Path, profile: &Profile, shop: &Workshop
             Freshness::Stale { reasons, .. } => session.ui.note(format!("locking: {}", reasons.join("; "))),
         }
     }
-    let env = lock::resolve::Env { client: &shop.client, blobs: &shop.blobs, mirrors: &mirrors(profile), now: clock::now(), cancel: &session.cancel };
+    let env = lock::resolve::Env {
+        client: &shop.client,
+        blobs: &shop.blobs,
+        mirrors: &mirrors(profile),
+        now: clock::now(),
+        cancel: &session.cancel,
+    };
     let keep = if mode == LockMode::Update { None } else { old.as_ref() };
     write(&lock_path, lock::resolve(&demand, keep, &env)?)
 }
 
 fn write(path: &Path, mut lock: Lock) -> anyhow::Result<Lock> {
     lock.normalise()?;
-    fs::write_atomic(path, lock.to_text().as_bytes(), 0o644).with_context(|| format!("writing {}", path.display()))?;
+    fs::write_atomic(path, lock.to_text().as_bytes(), 0o644)
+        .with_context(|| format!("writing {}", path.display()))?;
     Ok(lock)
 }
 
 /// Mirrors that the profile names, by base.
 pub fn mirrors(profile: &Profile) -> BTreeMap<String, String> {
-    profile.arch.values().filter_map(|a| Some((a.os.base.to_string(), a.os.mirror.as_ref()?.as_str().to_string()))).collect()
+    profile
+        .arch
+        .values()
+        .filter_map(|a| Some((a.os.base.to_string(), a.os.mirror.as_ref()?.as_str().to_string())))
+        .collect()
 }
 
 fn read(profile: &Profile, path: &str) -> std::io::Result<Vec<u8>> {
@@ -164,7 +209,8 @@ pub fn lock(session: &Session, path: &Path, set: &[String], update: bool) -> any
     let profile = load(session, path, set, &Selection::default())?;
     let shop = Workshop::open(session, false)?;
     let before = std::fs::read_to_string(lock_path(path)).ok().and_then(|text| Lock::from_text(&text).ok());
-    let lock = locked(session, path, &profile, &shop, if update { LockMode::Update } else { LockMode::Mend })?;
+    let lock =
+        locked(session, path, &profile, &shop, if update { LockMode::Update } else { LockMode::Mend })?;
     let changes = before.as_ref().map(|old| changes(old, &lock)).unwrap_or_default();
     let size: Bytes = lock.packages.iter().map(|p| p.size).sum();
     let mut human = format!("{}: {} packages, {size}\n", lock_path(path).display(), lock.packages.len());
@@ -177,7 +223,9 @@ pub fn lock(session: &Session, path: &Path, set: &[String], update: bool) -> any
 
 /// What moved between two locks, a line each: `nginx 1.26.3-1 → 1.26.3-2`, `+ curl 8.1`, `- wget 1.2`.
 pub fn changes(old: &Lock, new: &Lock) -> Vec<String> {
-    let versions = |lock: &Lock| -> BTreeMap<(Arch, String), String> { lock.packages.iter().map(|p| ((p.arch, p.name.clone()), p.version.clone())).collect() };
+    let versions = |lock: &Lock| -> BTreeMap<(Arch, String), String> {
+        lock.packages.iter().map(|p| ((p.arch, p.name.clone()), p.version.clone())).collect()
+    };
     let (old, new) = (versions(old), versions(new));
     let mut lines = vec![];
     for (key, version) in &new {
@@ -187,7 +235,11 @@ pub fn changes(old: &Lock, new: &Lock) -> Vec<String> {
             Some(_) => {}
         }
     }
-    lines.extend(old.iter().filter(|(key, _)| !new.contains_key(*key)).map(|(key, version)| format!("- {} {version}", key.1)));
+    lines.extend(
+        old.iter()
+            .filter(|(key, _)| !new.contains_key(*key))
+            .map(|(key, version)| format!("- {} {version}", key.1)),
+    );
     lines
 }
 
@@ -197,7 +249,10 @@ pub fn changes(old: &Lock, new: &Lock) -> Vec<String> {
 /// [`Kind::Input`] when it is no number.
 pub fn source_date_epoch() -> anyhow::Result<Option<Epoch>> {
     let Some(text) = env::var("SOURCE_DATE_EPOCH") else { return Ok(None) };
-    let seconds = text.parse().map_err(|_| anyhow!("SOURCE_DATE_EPOCH is `{text}`, not a count of seconds")).kind(Kind::Input)?;
+    let seconds = text
+        .parse()
+        .map_err(|_| anyhow!("SOURCE_DATE_EPOCH is `{text}`, not a count of seconds"))
+        .kind(Kind::Input)?;
     Ok(Some(Epoch(seconds)))
 }
 
@@ -223,7 +278,13 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
         let mut rows = vec![];
         for step in &plan.steps {
             let why = shop.cache.reason(step)?;
-            let _ = writeln!(human, "{} {:28} {}", if why.is_none() { "kept" } else { "make" }, step.id.as_str(), why.clone().unwrap_or_default());
+            let _ = writeln!(
+                human,
+                "{} {:28} {}",
+                if why.is_none() { "kept" } else { "make" },
+                step.id.as_str(),
+                why.clone().unwrap_or_default()
+            );
             rows.push(serde_json::json!({ "step": step.id, "key": step.key, "cached": why.is_none(), "why": why, "recipe": step.recipe }));
         }
         session.ui.result("plan", &serde_json::json!({ "name": plan.name, "version": plan.version, "epoch": plan.epoch, "digest": plan.digest(), "fetch": { "packages": missing.len(), "size": download }, "steps": rows }), human);
@@ -232,13 +293,35 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
 }
 
 /// Fetches and makes everything of a plan.
-pub fn made(session: &Session, profile: &Profile, lock: &Lock, plan: &Plan, shop: &Workshop, jobs: usize) -> anyhow::Result<crate::build::Built> {
+pub fn made(
+    session: &Session,
+    profile: &Profile,
+    lock: &Lock,
+    plan: &Plan,
+    shop: &Workshop,
+    jobs: usize,
+) -> anyhow::Result<crate::build::Built> {
     let mirrors = mirrors(profile);
-    let env = fetch::Env { client: &shop.client, blobs: &shop.blobs, cache: &shop.cache, mirrors: &mirrors, cancel: &session.cancel, observer: &session.ui };
+    let env = fetch::Env {
+        client: &shop.client,
+        blobs: &shop.blobs,
+        cache: &shop.cache,
+        mirrors: &mirrors,
+        cancel: &session.cancel,
+        observer: &session.ui,
+    };
     fetch::files(lock, profile.dir(), &shop.blobs)?;
     fetch::packages(plan, lock, &env)?;
+    fetch::images(plan, &env)?;
     session.ui.event(crate::build::observe::Event::Note(&format!("{} {}", plan.name, plan.version)));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let env = crate::build::Env { cache: &shop.cache, blobs: &shop.blobs, cancel: &session.cancel, observer: &session.ui, jobs: if jobs == 0 { threads } else { jobs }, threads };
+    let env = crate::build::Env {
+        cache: &shop.cache,
+        blobs: &shop.blobs,
+        cancel: &session.cancel,
+        observer: &session.ui,
+        jobs: if jobs == 0 { threads } else { jobs },
+        threads,
+    };
     crate::build::run(plan, &env)
 }

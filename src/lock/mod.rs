@@ -1,7 +1,7 @@
 //! The lock: every input of a profile by digest, in a file beside it.
 //!
 //! `PROFILE.lock` is TOML in a fixed spelling (sorted, a package a line), so that it reads well in a diff and equal locks
-//! are equal bytes. It records what was asked ([`PackageSet::request`], [`LockedImage::reference`]) beside what was found,
+//! are equal bytes. It records what was asked ([`PackageSet::request`], [`PinnedImage::reference`]) beside what was found,
 //! so that [`Lock::check`] tells staleness, and its reason, with no network. Mirrors are not part of it: a package is
 //! named by its path in the archive and its digest, and any mirror that has it will do.
 
@@ -12,6 +12,7 @@ pub use resolve::resolve;
 
 use crate::debian::archive::ListInfo;
 use crate::model::{Arch, Bytes, Digest, Epoch};
+use crate::source::oci::PinnedImage;
 use serde::{Deserialize, Serialize};
 
 /// The version of the lock's format; older ones are read for ever.
@@ -36,7 +37,7 @@ pub struct Lock {
     pub packages: Vec<LockedPackage>,
     /// Container images from registries, sorted by reference and architecture.
     #[serde(default, rename = "image")]
-    pub images: Vec<LockedImage>,
+    pub images: Vec<PinnedImage>,
     /// Files beside the profile, sorted by path.
     #[serde(default, rename = "file")]
     pub files: Vec<LockedFile>,
@@ -108,20 +109,6 @@ pub struct LockedPackage {
     pub digest: Digest,
     /// Names of the sets that it belongs to, sorted.
     pub sets: Vec<String>,
-}
-
-/// A container image from a registry.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LockedImage {
-    /// The reference as it was asked for.
-    pub reference: String,
-    /// For which architecture.
-    pub arch: Arch,
-    /// Digest of the manifest of that architecture.
-    pub digest: Digest,
-    /// Sum of what is to be fetched.
-    pub size: Bytes,
 }
 
 /// A file of the user's that enters an image.

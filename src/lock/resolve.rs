@@ -10,6 +10,7 @@ use crate::host::cancel::Cancel;
 use crate::host::http::Client;
 use crate::model::{Arch, Bytes, Epoch};
 use crate::source::blobs::Blobs;
+use crate::source::oci;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,6 +62,23 @@ pub fn resolve(demand: &Demand, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::R
             lock.packages.extend(solved.into_iter().map(|p| locked(p, set, base, &archive.releases)));
         }
         lock.archives.extend(archive.releases.into_iter().map(|r| LockedArchive::of(base, r)));
+    }
+    for (reference, arch) in &demand.images {
+        env.cancel.check()?;
+        let kept =
+            keep.and_then(|lock| lock.images.iter().find(|i| i.reference == *reference && i.arch == *arch));
+        let pinned = match kept {
+            Some(image) => image.clone(),
+            None if env.client.is_offline() => {
+                return Err(error::of(
+                    Kind::Fetch,
+                    anyhow!("image {reference} is not locked, and --offline forbids to ask its registry"),
+                ));
+            }
+            None => oci::pin(&reference.parse()?, *arch, false)
+                .with_context(|| format!("pinning image {reference} for {arch}"))?,
+        };
+        lock.images.push(pinned);
     }
     lock.archives.sort_by(|a, b| (&a.suite, &a.inrelease).cmp(&(&b.suite, &b.inrelease)));
     lock.archives = merge(lock.archives);

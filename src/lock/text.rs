@@ -4,6 +4,7 @@ use super::{Lock, SCHEMA, SetVariant};
 use crate::debian::archive::ListInfo;
 use crate::error::{self, Kind};
 use crate::model::Digest;
+use crate::source::oci::PinnedBlob;
 use anyhow::{Context as _, anyhow, bail};
 use std::fmt::Write as _;
 
@@ -59,12 +60,22 @@ impl Lock {
             )
         });
         array(&mut out, "image", &self.images, |i| {
+            let blob = |b: &PinnedBlob| {
+                format!(
+                    "{{ media-type = {}, digest = \"{}\", size = {} }}",
+                    quoted(&b.media_type),
+                    b.digest,
+                    b.size
+                )
+            };
+            let layers: Vec<String> = i.layers.iter().map(blob).collect();
             format!(
-                "reference = {}, arch = \"{}\", digest = \"{}\", size = {}",
+                "reference = {}, arch = \"{}\", manifest = {}, config = {}, layers = [{}]",
                 quoted(&i.reference),
                 i.arch,
-                i.digest,
-                i.size.0
+                blob(&i.manifest),
+                blob(&i.config),
+                layers.join(", ")
             )
         });
         array(&mut out, "file", &self.files, |f| {

@@ -8,9 +8,9 @@ use crate::layer::workload::name::ImageName;
 use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
 use crate::model::Bytes;
 use crate::oci::layer::Codec;
+use crate::profile::{self, ArchProfile, Artifact, Base, DiskFormat, Distribution, Profile};
 use crate::tree::Content;
 use std::collections::BTreeSet;
-use crate::profile::{self, ArchProfile, Artifact, Base, DiskFormat, Distribution, Profile};
 
 /// What a profile asks for and this forge does not build.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -61,7 +61,10 @@ fn package(locked: &LockedPackage, request: &[String]) -> Package {
 ///
 /// # Errors
 /// [`PlanError::NotBuilt`] for what no lock could help.
-pub fn demand(profile: &Profile, read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>) -> Result<Demand, PlanError> {
+pub fn demand(
+    profile: &Profile,
+    read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>,
+) -> Result<Demand, PlanError> {
     let mut demand = Demand::default();
     for (&arch, wanted) in &profile.arch {
         let base = match &wanted.os.base {
@@ -110,23 +113,36 @@ pub fn demand(profile: &Profile, read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>
 
 /// The container images that the workloads of one architecture take from registries: those of their manifests less those
 /// that the profile makes itself. Manifests that the runtime would not take are refused here, before anything is fetched.
-fn images(wanted: &ArchProfile, read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>) -> Result<BTreeSet<String>, PlanError> {
+fn images(
+    wanted: &ArchProfile,
+    read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>,
+) -> Result<BTreeSet<String>, PlanError> {
     let mut workloads = vec![];
     for workload in &wanted.workload {
         let mut manifests = vec![];
         for file in &workload.manifests {
             let unread = |fault| PlanError::Manifests(format!("{}: {fault}", file.as_str()));
             let bytes = read(file.as_str()).map_err(|e| unread(e.to_string()))?;
-            let parsed = manifest::parse(file.as_str(), &bytes).map_err(|faults| PlanError::Manifests(told(&faults)))?;
+            let parsed = manifest::parse(file.as_str(), &bytes)
+                .map_err(|faults| PlanError::Manifests(told(&faults)))?;
             manifests.push((parsed, Content::from(bytes)));
         }
-        workloads.push(podman::Workload { name: workload.name.as_str().into(), required: workload.required, manifests });
+        workloads.push(podman::Workload {
+            name: workload.name.as_str().into(),
+            required: workload.required,
+            manifests,
+        });
     }
     let faults = podman::check(&workloads);
     if !faults.is_empty() {
         return Err(PlanError::Manifests(told(&faults)));
     }
-    let own: Vec<ImageName> = wanted.container.iter().filter_map(|c| c.name.as_str().parse::<ImageName>().ok()).map(|n| n.local()).collect();
+    let own: Vec<ImageName> = wanted
+        .container
+        .iter()
+        .filter_map(|c| c.name.as_str().parse::<ImageName>().ok())
+        .map(|n| n.local())
+        .collect();
     let used = workloads.iter().flat_map(|w| &w.manifests).flat_map(|(m, _)| m.images());
     Ok(used.filter(|u| !own.contains(&u.name.local())).map(|u| u.name.to_string()).collect())
 }
@@ -315,13 +331,7 @@ impl Composer<'_> {
                 manifests,
             });
         }
-        let images = self
-            .lock
-            .images
-            .iter()
-            .filter(|i| i.arch == arch)
-            .map(|i| (i.reference.clone(), i.digest))
-            .collect();
+        let images = self.lock.images.iter().filter(|i| i.arch == arch).cloned().collect();
         let pause = self
             .lock
             .packages_of(PAUSE_SET, arch)

@@ -3,6 +3,7 @@
 use super::StepId;
 use crate::model::{Arch, Digest, Epoch, SiteName};
 use crate::oci::layer::Codec;
+use crate::source::oci::PinnedImage;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -144,8 +145,8 @@ pub struct Payload {
     pub pause: Option<Package>,
     /// Containers made from packages.
     pub containers: Vec<Container>,
-    /// Container images from registries: what manifests call them, by digest of the manifest.
-    pub images: BTreeMap<String, Digest>,
+    /// Container images from registries, pinned.
+    pub images: Vec<PinnedImage>,
     /// Workloads in the order of the profile.
     pub workloads: Vec<Workload>,
 }

@@ -1,15 +1,4 @@
 //! Integration tests, a file a stage.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and plant files")]
-mod dependencies;
-mod layering;
-
-mod disk;
-mod oci;
-
-mod podman;
-
-mod archive;
-mod support;
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -17,5 +6,12 @@ mod support;
     reason = "tests run programs, plant files and say what they skip"
 )]
 
+mod archive;
+mod dependencies;
+mod disk;
 mod golden;
+mod layering;
+mod oci;
+mod podman;
 mod profile;
+mod support;

@@ -9,7 +9,6 @@ mod rootfs;
 
 use super::Env;
 use super::cache::{Entry, Stage};
-use super::observe::Event;
 use crate::model::{Digest, Epoch};
 use crate::plan::{FileContent, FileInput, Recipe, StepId};
 use crate::tree::{Content, Tree, TreePath, tar};
@@ -92,9 +91,5 @@ impl Kitchen<'_> {
         let written = tar::write(tree, self.epoch, out)?;
         self.stage.record(LAYER, written.diff_id, written.length);
         Ok(())
-    }
-
-    fn progress(&self, done: u64, total: u64) {
-        self.env.observer.event(Event::Progress { step: self.step.as_str(), done, total });
     }
 }

@@ -2,15 +2,20 @@
 
 use super::Kitchen;
 use crate::debian::deb::Deb;
+use crate::host::fs;
 use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE_PACKAGE};
 use crate::layer::workload::container;
 use crate::layer::workload::manifest;
-use crate::layer::workload::store::{OciImage, store_tree};
+use crate::layer::workload::store::{ImageLayer, OciImage, store_tree};
+use crate::model::digest::HashingWriter;
+use crate::oci;
 use crate::plan::{Container, Package, Payload, Workload};
-use crate::tree::{Content, TreePath};
+use crate::source::oci::{PinnedBlob, PinnedImage};
+use crate::tree::{Content, TreePath, tar};
 use anyhow::{Context as _, anyhow, bail};
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::sync::Arc;
 
 /// The largest program that is taken out of a package for the pause image, in bytes; catatonit has 1 MiB.
 const MAX_PAUSE: u64 = 16 << 20;
@@ -36,8 +41,8 @@ pub fn run(spec: &Payload, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         kitchen.env.cancel.check()?;
         images.push(image(container, spec, kitchen)?);
     }
-    for (reference, digest) in &spec.images {
-        bail!("{reference} ({digest}) comes from a registry, and was not fetched");
+    for pinned in &spec.images {
+        images.push(pulled(pinned, kitchen).with_context(|| format!("reading image {}", pinned.reference))?);
     }
     let workloads =
         spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -61,6 +66,31 @@ fn image(spec: &Container, payload: &Payload, kitchen: &Kitchen<'_>) -> anyhow::
         labels: BTreeMap::new(),
     };
     Ok(container::image(&container, kitchen.tree(&spec.rootfs)?, payload.arch, kitchen.epoch)?)
+}
+
+/// An image that was fetched: documents as they are, layers decompressed once into a nameless file to be indexed.
+fn pulled(pinned: &PinnedImage, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImage> {
+    let mut layers = vec![];
+    for layer in &pinned.layers {
+        kitchen.env.cancel.check()?;
+        let blob = kitchen.blob(layer.digest)?;
+        let limit = oci::layer::uncompressed_limit(layer.size);
+        let mut tar = HashingWriter::new(fs::anonymous(&kitchen.env.cache.work())?);
+        io::copy(&mut oci::layer::decompress(&layer.media_type, blob.reader(), limit)?, &mut tar)
+            .with_context(|| format!("decompressing layer {}", layer.digest))?;
+        let (file, diff_id, length) = tar.finish();
+        let tree = tar::index(file).with_context(|| format!("reading layer {}", layer.digest))?;
+        layers.push(ImageLayer { diff_id, length, tree: Arc::new(tree) });
+    }
+    let document =
+        |blob: &PinnedBlob| Ok::<_, anyhow::Error>(kitchen.blob(blob.digest)?.to_vec(oci::MAX_DOCUMENT)?);
+    Ok(OciImage {
+        names: vec![pinned.reference.parse()?],
+        index: None,
+        manifest: document(&pinned.manifest)?,
+        config: document(&pinned.config)?,
+        layers,
+    })
 }
 
 fn workload(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<podman::Workload> {
