@@ -358,7 +358,13 @@ fn disk_spec(dir: &Path) -> (DiskSpec, disk::verify::ExpectedFiles) {
             PartitionType::RootVerity(Arch::Amd64),
             everything(),
         ),
-        ("forge.payload", "site_1_payload", PartitionType::Payload, PartitionType::PayloadVerity, esp_tree()),
+        (
+            "forge.payloadhash",
+            "site_1_payload",
+            PartitionType::Payload,
+            PartitionType::PayloadVerity,
+            esp_tree(),
+        ),
     ] {
         let (image, file) = scratch(dir, name);
         erofs_of(&tree, &file);

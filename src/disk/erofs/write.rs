@@ -5,16 +5,20 @@ use super::{
     SUPERBLOCK_AT, XATTR_HEADER, XATTR_PREFIXES, kind,
 };
 use crate::model::{Epoch, Guid};
-use crate::tree::{Content, Node, NodeKind, Tree, TreeError, TreePath};
+use crate::tree::{Node, NodeKind, Tree, TreeError, TreePath};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 
 /// Tails longer than this get a block of their own: behind the inode they would mostly push the next inodes apart.
 const MAX_INLINE_TAIL: u64 = BLOCK / 2;
 /// The largest gap that is left so that a tail can stay inline without crossing a block.
 const MAX_GAP: u64 = 512;
+/// Files up to this many bytes pass through a buffer with their neighbours; longer ones are copied by the kernel.
+const SMALL: u64 = 128 * 1024;
+/// Bytes gathered before they are written.
+const BUFFER: usize = 1 << 20;
 
 /// What an image is besides its tree.
 #[derive(Clone, Debug)]
@@ -81,10 +85,7 @@ pub fn write(tree: &Tree, spec: &ErofsSpec, out: &File) -> Result<u64, WriteErro
     }
     out.set_len(0)?; // what an earlier attempt left would show through holes
     out.set_len(blocks * BLOCK)?;
-    write_metadata(&inodes, spec, blocks, out)?;
-    for inode in &inodes {
-        write_data(inode, &inodes, out)?;
-    }
+    write_inodes(&inodes, spec, blocks, out)?;
     seal(out)?;
     Ok(blocks * BLOCK)
 }
@@ -293,35 +294,45 @@ fn place_data(inodes: &mut [Inode<'_>], first: u64) -> u64 {
     next
 }
 
-fn write_metadata(inodes: &[Inode<'_>], spec: &ErofsSpec, blocks: u64, out: &File) -> Result<(), WriteError> {
-    let mut meta = BufWriter::with_capacity(1 << 20, Positioned { file: out, at: SUPERBLOCK_AT });
+/// Writes everything in one pass: inodes with their tails into the front, whole blocks behind.
+fn write_inodes(inodes: &[Inode<'_>], spec: &ErofsSpec, blocks: u64, out: &File) -> Result<(), WriteError> {
+    let first = inodes.iter().find_map(|inode| inode.block).unwrap_or(blocks);
+    let mut meta = Positioned::new(out, SUPERBLOCK_AT);
+    let mut data = Positioned::new(out, first * BLOCK);
     meta.write_all(&superblock(inodes, spec, blocks))?;
-    let mut at = SUPERBLOCK_AT + SUPERBLOCK;
+    let mut bytes = vec![];
     for (index, inode) in inodes.iter().enumerate() {
-        meta.write_all(&[0; BLOCK as usize][..(inode.at - at) as usize])?;
+        meta.pad_to(inode.at)?;
         meta.write_all(&header(inode, index))?;
         meta.write_all(&inode.xattrs)?;
-        if inode.inline > 0 {
-            match &inode.node.kind {
-                NodeKind::Dir => {
-                    meta.write_all(&directory(inode, inodes)[inode.whole() as usize..])?;
+        bytes.clear();
+        let mut whole = inode.whole() as usize;
+        match &inode.node.kind {
+            NodeKind::Dir => bytes = directory(inode, inodes),
+            NodeKind::Symlink(target) => bytes.extend(target.as_bytes()),
+            NodeKind::File(content) => {
+                let copied = |source| WriteError::Copy { path: inode.path.clone(), source };
+                if content.len() > SMALL
+                    && let Some(block) = inode.block
+                {
+                    let rest = content.slice(0, inode.whole()).map_err(copied)?;
+                    data.skip(rest.len())?;
+                    rest.copy_to(out, block * BLOCK).map_err(copied)?;
+                    whole = 0;
                 }
-                NodeKind::Symlink(target) => {
-                    meta.write_all(&target.as_bytes()[inode.whole() as usize..])?;
-                }
-                NodeKind::File(content) => {
-                    let mut tail = vec![0; inode.inline as usize];
-                    content
-                        .read_exact_at(&mut tail, inode.whole())
-                        .map_err(|source| WriteError::Copy { path: inode.path.clone(), source })?;
-                    meta.write_all(&tail)?;
-                }
-                _ => {}
+                bytes.resize(inode.inline as usize + whole, 0);
+                let from = content.len() - bytes.len() as u64;
+                content.read_exact_at(&mut bytes, from).map_err(copied)?;
             }
+            _ => {}
         }
-        at = inode.at + inode.fixed() + inode.inline;
+        let (whole, tail) = bytes.split_at(whole);
+        data.write_all(whole)?;
+        data.pad_to(data.at.next_multiple_of(BLOCK))?;
+        meta.write_all(tail)?;
     }
     meta.flush()?;
+    data.flush()?;
     Ok(())
 }
 
@@ -436,30 +447,6 @@ fn directory_size(inode: &Inode<'_>) -> u64 {
     full + used
 }
 
-/// Writes an inode's whole blocks.
-fn write_data(inode: &Inode<'_>, inodes: &[Inode<'_>], out: &File) -> Result<(), WriteError> {
-    let Some(block) = inode.block else { return Ok(()) };
-    let whole = inode.whole();
-    match &inode.node.kind {
-        NodeKind::Dir => out.write_all_at(&directory(inode, inodes)[..whole as usize], block * BLOCK)?,
-        NodeKind::Symlink(target) => out.write_all_at(&target.as_bytes()[..whole as usize], block * BLOCK)?,
-        NodeKind::File(content) => {
-            copy(content, whole, out, block * BLOCK)
-                .map_err(|source| WriteError::Copy { path: inode.path.clone(), source })?;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn copy(content: &Content, length: u64, out: &File, at: u64) -> io::Result<()> {
-    if length == content.len() {
-        content.copy_to(out, at)
-    } else {
-        content.slice(0, length)?.copy_to(out, at)
-    }
-}
-
 /// Puts the checksum into the superblock: CRC-32C, without the final inversion, of the first block from the superblock
 /// on.
 fn seal(out: &File) -> io::Result<()> {
@@ -468,19 +455,42 @@ fn seal(out: &File) -> io::Result<()> {
     out.write_all_at(&(!crc32c::crc32c(&first)).to_le_bytes(), SUPERBLOCK_AT + 4)
 }
 
-/// Writes a file from a position on, without moving the file's own.
+/// Writes a file from a position on through a buffer, without moving the file's own position.
 struct Positioned<'a> {
     file: &'a File,
+    /// Where the next byte goes.
     at: u64,
+    buffer: Vec<u8>,
 }
 
-impl Write for Positioned<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.file.write_at(bytes, self.at)?;
-        self.at += n as u64;
-        Ok(n)
+impl<'a> Positioned<'a> {
+    fn new(file: &'a File, at: u64) -> Self {
+        Positioned { file, at, buffer: Vec::with_capacity(BUFFER) }
     }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        self.buffer.extend(bytes);
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn pad_to(&mut self, at: u64) -> io::Result<()> {
+        self.write_all(&[0; BLOCK as usize][..(at - self.at) as usize])
+    }
+
+    /// Leaves the next `length` bytes to others, up to the block that they end in.
+    fn skip(&mut self, length: u64) -> io::Result<()> {
+        self.flush()?;
+        self.at += length.next_multiple_of(BLOCK);
+        Ok(())
+    }
+
     fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.buffer, self.at - self.buffer.len() as u64)?;
+        self.buffer.clear();
         Ok(())
     }
 }
