@@ -60,8 +60,7 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// For a volume of `size` bytes: FAT16 up to 128 MiB and FAT32 above, or FAT32 from 64 MiB on where it is asked
-    /// for. `None` where no volume of that size is valid.
+    /// For a volume of `size` bytes, FAT32 (`wide`) or FAT16; `None` where none of that kind and size is valid.
     fn new(size: u64, wide: bool) -> Option<Geometry> {
         let sectors = size / SECTOR;
         if !size.is_multiple_of(SECTOR) || sectors > u64::from(u32::MAX) {
