@@ -1,6 +1,6 @@
 //! Disk images: partitions, file systems, and how they lie on a disk.
 //!
-//! [`write`] turns a [`DiskSpec`] into a raw, sparse image; [`DiskImage`] opens one again and [`verify`] goes through
+//! [`write()`] turns a [`DiskSpec`] into a raw, sparse image; [`DiskImage`] opens one again and [`verify()`] goes through
 //! every byte of it. The formats are rooms of their own: [`gpt`], [`fat`], [`erofs`], and
 //! [`crate::boot::verity`] for hash trees. Standards: UAPI.2 (Discoverable Partitions). Knows no profile and no keys.
 //!

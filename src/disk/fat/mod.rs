@@ -1,4 +1,4 @@
-//! FAT: the ESP and the FORGE-ENROLL partition, from a tree ([`write`]) and back ([`read`]).
+//! FAT: the ESP and the FORGE-ENROLL partition, from a tree ([`write()`]) and back ([`read()`]).
 //!
 //! Microsoft's "FAT32 File System Specification" 1.03: FAT16 and FAT32 (by the count of clusters), 512-byte sectors, two
 //! FATs, long names. The layout is contiguous and in tree order, so the bytes depend on tree and spec alone, and a file
