@@ -10,6 +10,7 @@
 //!
 //! Inodes are addressed by position: inode number n ("nid") lies at byte 32 n. Knows nothing of verity or partitions.
 
+mod layout;
 mod read;
 mod write;
 
