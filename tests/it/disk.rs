@@ -470,6 +470,24 @@ fn partition_tools_take_the_disk_and_it_is_sparse() {
 }
 
 #[test]
+fn systemd_finds_the_partitions_by_their_types() {
+    let Some([dissect]) = tools(["systemd-dissect"]) else { return };
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+        println!("skipped: systemd-dissect needs loop devices");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (spec, _) = disk_spec(dir.path());
+    let (path, file) = scratch(dir.path(), "disk.raw");
+    disk::write(&spec, &file).unwrap();
+    let said = run(&dissect, &["--no-pager", path.to_str().unwrap()]);
+    for words in [["ro root ", "erofs"], ["ro root-verity ", "DM_verity_hash"], ["rw esp ", "vfat"]] {
+        assert!(said.lines().any(|line| words.iter().all(|w| line.contains(w))), "{words:?}: {said}");
+    }
+    assert!(said.contains("ID=forge"), "{said}");
+}
+
+#[test]
 fn objdump_lists_the_sections_of_a_boot_image() {
     let Some([objdump]) = tools(["objdump"]) else { return };
     let dir = tempfile::tempdir().unwrap();
