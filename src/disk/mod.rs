@@ -1,6 +1,6 @@
 //! Disk images: partitions, file systems, and how they lie on a disk.
 //!
-//! [`write`] turns a [`DiskSpec`] into a raw, sparse image; [`DiskImage`] opens one again and [`verify`] goes through
+//! [`write()`] turns a [`DiskSpec`] into a raw, sparse image; [`DiskImage`] opens one again and [`verify()`] goes through
 //! every byte of it. The formats are rooms of their own: [`gpt`], [`fat`], [`erofs`], and
 //! [`crate::boot::verity`] for hash trees. Standards: UAPI.2 (Discoverable Partitions). Knows no profile and no keys.
 //!
@@ -113,7 +113,7 @@ impl DiskSpec {
                 PartitionContent::Image(content) => content.len(),
                 PartitionContent::Fat { .. } | PartitionContent::Empty => 0,
             };
-            let length = content.max(spec.min_length).next_multiple_of(ALIGNMENT);
+            let length = partition_length(content.max(spec.min_length));
             partitions.push(Partition {
                 type_guid: spec.kind.guid(),
                 guid: spec.guid,
@@ -126,6 +126,11 @@ impl DiskSpec {
         }
         Table { disk: self.guid, length: (at + TAIL).next_multiple_of(ALIGNMENT), partitions }
     }
+}
+
+/// The length in bytes of the partition that holds `content` bytes: rounded up to 1 MiB.
+pub fn partition_length(content: u64) -> u64 {
+    content.next_multiple_of(ALIGNMENT)
 }
 
 /// Writes the disk to `out` from its first byte; the table with every partition's place. The bytes depend on the spec

@@ -8,7 +8,7 @@ use super::gpt::{HEAD, Partition, PartitionType, TAIL};
 use super::image::DiskImage;
 use super::{fat, first_nonzero};
 use crate::boot::pe::PeError;
-use crate::boot::uki::Uki;
+use crate::boot::uki::{PAYLOAD_HASH, ROOT_HASH, Uki};
 use crate::boot::verity::{self, RootHash, VerityError, VeritySpec};
 use crate::model::{Digest, Guid};
 use crate::tree::{Content, Tree, TreePath};
@@ -49,7 +49,7 @@ pub enum Shown {
         /// The root hash.
         root_hash: RootHash,
         /// The key of the UKI's command line.
-        argument: String,
+        argument: &'static str,
         /// Count of 4 KiB blocks.
         blocks: u64,
     },
@@ -120,7 +120,7 @@ pub enum DiskFault {
         /// The UKI.
         path: TreePath,
         /// The key of its command line.
-        argument: String,
+        argument: &'static str,
         /// The root hash.
         root_hash: RootHash,
     },
@@ -162,9 +162,9 @@ pub fn verify(disk: &DiskImage, expected: &ExpectedFiles) -> Result<DiskReport, 
         return Err(DiskFault::Partition { partition: name.clone(), why: "it is not on the disk" });
     }
     for RootHashIn { uki, argument, root_hash } in named {
-        let (data, tree) = partitions_of(disk, &root_hash).ok_or_else(|| DiskFault::NoPartition {
+        let (data, tree) = partitions_of(disk, argument, &root_hash).ok_or(DiskFault::NoPartition {
             path: uki,
-            argument: argument.clone(),
+            argument,
             root_hash,
         })?;
         let blocks = covered(disk, data, tree, &root_hash)?;
@@ -231,7 +231,7 @@ fn fat_partition(
 /// A root hash and who names it.
 struct RootHashIn {
     uki: TreePath,
-    argument: String,
+    argument: &'static str,
     root_hash: RootHash,
 }
 
@@ -247,22 +247,33 @@ fn root_hashes(esp: &Partition, tree: &Tree) -> Result<Vec<RootHashIn>, DiskFaul
             path: path.clone(),
             source,
         })?;
-        for (argument, root_hash) in uki.root_hashes() {
-            named.push(RootHashIn { uki: path.clone(), argument: argument.into(), root_hash });
+        let hashes = uki.root_hashes();
+        if !hashes.iter().any(|(argument, _)| *argument == ROOT_HASH) {
+            let (partition, why) = (esp.name.clone(), "is a boot image that names no root hash".into());
+            return Err(DiskFault::File { partition, path: path.clone(), why });
         }
+        named.extend(hashes.into_iter().map(|(argument, root_hash)| RootHashIn {
+            uki: path.clone(),
+            argument,
+            root_hash,
+        }));
     }
     Ok(named)
 }
 
-/// The partitions of a root hash: found by its halves, and of types that belong together.
-fn partitions_of<'a>(disk: &'a DiskImage, root_hash: &RootHash) -> Option<(&'a Partition, &'a Partition)> {
+/// The partitions of a root hash: found by its halves, and of the types that the argument is for.
+fn partitions_of<'a>(
+    disk: &'a DiskImage,
+    argument: &str,
+    root_hash: &RootHash,
+) -> Option<(&'a Partition, &'a Partition)> {
     let (data, tree) = root_hash.partition_uuids();
     let find = |guid| disk.table().partitions.iter().find(|p| p.guid == guid);
     let (data, tree) = (find(data)?, find(tree)?);
     let types = (PartitionType::of(data.type_guid)?, PartitionType::of(tree.type_guid)?);
     let pair = match types {
-        (PartitionType::Root(a), PartitionType::RootVerity(b)) => a == b,
-        (PartitionType::Payload, PartitionType::PayloadVerity) => true,
+        (PartitionType::Root(a), PartitionType::RootVerity(b)) => a == b && argument == ROOT_HASH,
+        (PartitionType::Payload, PartitionType::PayloadVerity) => argument == PAYLOAD_HASH,
         _ => false,
     };
     pair.then_some((data, tree))

@@ -358,7 +358,13 @@ fn disk_spec(dir: &Path) -> (DiskSpec, disk::verify::ExpectedFiles) {
             PartitionType::RootVerity(Arch::Amd64),
             everything(),
         ),
-        ("forge.payload", "site_1_payload", PartitionType::Payload, PartitionType::PayloadVerity, esp_tree()),
+        (
+            "forge.payloadhash",
+            "site_1_payload",
+            PartitionType::Payload,
+            PartitionType::PayloadVerity,
+            esp_tree(),
+        ),
     ] {
         let (image, file) = scratch(dir, name);
         erofs_of(&tree, &file);
@@ -461,6 +467,24 @@ fn partition_tools_take_the_disk_and_it_is_sparse() {
             assert!(listed.contains(&uuid) && listed.contains(&partition.name), "{listed}");
         }
     }
+}
+
+#[test]
+fn systemd_finds_the_partitions_by_their_types() {
+    let Some([dissect]) = tools(["systemd-dissect"]) else { return };
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+        println!("skipped: systemd-dissect needs loop devices");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (spec, _) = disk_spec(dir.path());
+    let (path, file) = scratch(dir.path(), "disk.raw");
+    disk::write(&spec, &file).unwrap();
+    let said = run(&dissect, &["--no-pager", path.to_str().unwrap()]);
+    for words in [["ro root ", "erofs"], ["ro root-verity ", "DM_verity_hash"], ["rw esp ", "vfat"]] {
+        assert!(said.lines().any(|line| words.iter().all(|w| line.contains(w))), "{words:?}: {said}");
+    }
+    assert!(said.contains("ID=forge"), "{said}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! FAT: the ESP and the FORGE-ENROLL partition, from a tree ([`write`]) and back ([`read`]).
+//! FAT: the ESP and the FORGE-ENROLL partition, from a tree ([`write()`]) and back ([`read()`]).
 //!
 //! Microsoft's "FAT32 File System Specification" 1.03: FAT16 and FAT32 (by the count of clusters), 512-byte sectors, two
 //! FATs, long names. The layout is contiguous and in tree order, so the bytes depend on tree and spec alone, and a file
@@ -60,8 +60,7 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// For a volume of `size` bytes: FAT16 up to 128 MiB and FAT32 above, or FAT32 from 64 MiB on where it is asked
-    /// for. `None` where no volume of that size is valid.
+    /// For a volume of `size` bytes, FAT32 (`wide`) or FAT16; `None` where none of that kind and size is valid.
     fn new(size: u64, wide: bool) -> Option<Geometry> {
         let sectors = size / SECTOR;
         if !size.is_multiple_of(SECTOR) || sectors > u64::from(u32::MAX) {

@@ -58,7 +58,15 @@ pub struct Volume {
 /// [`FatError`] naming the directory, or the first byte that is not as it should be.
 pub fn read(volume: &Content) -> Result<Volume, FatError> {
     let (geometry, mut spec) = boot_sector(volume)?;
-    let mut reader = Reader { volume, geometry, label: None, epoch: None, entries: 0, tree: Tree::new() };
+    let mut reader = Reader {
+        volume,
+        geometry,
+        label: None,
+        epoch: None,
+        entries: 0,
+        left: volume.len(),
+        tree: Tree::new(),
+    };
     let root = if geometry.wide { 2 } else { 0 };
     reader.directory(&TreePath::root(), root, 0)?;
     let root_fault = |why| FatError::Directory { path: TreePath::root(), why };
@@ -103,6 +111,8 @@ struct Reader<'a> {
     label: Option<String>,
     epoch: Option<Epoch>,
     entries: usize,
+    /// Bytes that no file has taken so far.
+    left: u64,
     tree: Tree,
 }
 
@@ -161,6 +171,7 @@ impl Reader<'_> {
             }
             let cluster = u64::from(u16_at(&entry, 20)) << 16 | u64::from(u16_at(&entry, 26));
             let length = u64::from(u32_at(&entry, 28));
+            self.left = self.left.checked_sub(length).ok_or_else(|| refuse("its files overlap"))?;
             let node = if entry[11] == attribute::DIRECTORY {
                 if cluster == 0 {
                     return Err(refuse("a directory has no cluster"));
