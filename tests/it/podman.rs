@@ -192,6 +192,15 @@ fn payload(root: &Path, images: &[OciImage]) -> Tree {
     podman::payload_tree(&[workload], store_tree(&all, EPOCH).unwrap()).unwrap()
 }
 
+/// The two trees as files, for a machine that is to be looked at by hand: `FORGE_TEST_KEEP=DIR`.
+fn keep(work: &Path) {
+    if let Ok(dir) = std::env::var("FORGE_TEST_KEEP") {
+        for name in ["os.tar", "payload.erofs"] {
+            std::fs::copy(work.join(name), Path::new(&dir).join(name)).unwrap();
+        }
+    }
+}
+
 /// Runs `script` on a device of the image's making; what it prints.
 fn on_device(root: &Path, images: &[OciImage], script: &str) -> String {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -207,6 +216,7 @@ fn on_device(root: &Path, images: &[OciImage], script: &str) -> String {
     }
     call(sh("mkdir payload; tar -C payload --xattrs --xattrs-include='*' --numeric-owner -xf payload.tar
              mkfs.erofs --quiet payload.erofs payload; rm -rf payload payload.tar"));
+    keep(work);
     std::fs::write(work.join("script"), script).unwrap();
     std::fs::write(work.join("enter"), ENTER).unwrap();
     // Killing the namespace's first process ends all that Podman left behind in it.
