@@ -192,15 +192,6 @@ fn payload(root: &Path, images: &[OciImage]) -> Tree {
     podman::payload_tree(&[workload], store_tree(&all, EPOCH).unwrap()).unwrap()
 }
 
-/// The two trees as files, for a machine that is to be looked at by hand: `FORGE_TEST_KEEP=DIR`.
-fn keep(work: &Path) {
-    if let Ok(dir) = std::env::var("FORGE_TEST_KEEP") {
-        for name in ["os.tar", "payload.erofs"] {
-            std::fs::copy(work.join(name), Path::new(&dir).join(name)).unwrap();
-        }
-    }
-}
-
 /// Runs `script` on a device of the image's making; what it prints.
 fn on_device(root: &Path, images: &[OciImage], script: &str) -> String {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -216,7 +207,6 @@ fn on_device(root: &Path, images: &[OciImage], script: &str) -> String {
     }
     call(sh("mkdir payload; tar -C payload --xattrs --xattrs-include='*' --numeric-owner -xf payload.tar
              mkfs.erofs --quiet payload.erofs payload; rm -rf payload payload.tar"));
-    keep(work);
     std::fs::write(work.join("script"), script).unwrap();
     std::fs::write(work.join("enter"), ENTER).unwrap();
     // Killing the namespace's first process ends all that Podman left behind in it.
@@ -285,13 +275,15 @@ fn podman_sees_layers_as_whiteouts_leave_them() {
     // Two images that share two layers.
     let small = from_registry(vec![base.clone(), upper.clone()], "quay.example/tools/small");
     let large = from_registry(vec![base, upper, top], "quay.example/tools/large");
-    let (small_name, large_name) = (small.names[0].to_string(), large.names[0].to_string());
+    let (by_digest, mut large) = (small.names[0].to_string(), large);
+    // A short name in a manifest is found as what it means.
+    large.names = vec!["tool:1".parse().unwrap()];
     let out = on_device(
         &root,
         &[small, large],
         &format!(
             "
-            for image in {small_name} {large_name}; do
+            for image in {by_digest} tool:1; do
                 podman run --rm --network none --pull never $image sh -c \
                     'cd /; echo gone* op/* re/* kept/* top*; stat -c %h kept/c'
             done
