@@ -47,7 +47,7 @@ mkdir copy/upper copy/work copy/root copy/state
 mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=copy/upper,workdir=copy/work" copy/root
 r=$WORK/copy/root
 tar -C "$r" --keep-directory-symlink -xf os.tar
-mount -o loop,ro payload.erofs "$r/usr/lib/forge/payload"
+mount -o loop,ro,nodev,nosuid payload.erofs "$r/usr/lib/forge/payload"
 mkdir -p "$r/var/lib/containers"
 mount --bind copy/state "$r/var/lib/containers"
 mount -t proc proc "$r/proc"
