@@ -47,7 +47,7 @@ mkdir copy/upper copy/work copy/root copy/state
 mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=copy/upper,workdir=copy/work" copy/root
 r=$WORK/copy/root
 tar -C "$r" --keep-directory-symlink -xf os.tar
-mount -o loop,ro payload.erofs "$r/usr/lib/forge/payload"
+mount -o loop,ro,nodev,nosuid payload.erofs "$r/usr/lib/forge/payload"
 mkdir -p "$r/var/lib/containers"
 mount --bind copy/state "$r/var/lib/containers"
 mount -t proc proc "$r/proc"
@@ -275,13 +275,15 @@ fn podman_sees_layers_as_whiteouts_leave_them() {
     // Two images that share two layers.
     let small = from_registry(vec![base.clone(), upper.clone()], "quay.example/tools/small");
     let large = from_registry(vec![base, upper, top], "quay.example/tools/large");
-    let (small_name, large_name) = (small.names[0].to_string(), large.names[0].to_string());
+    let (by_digest, mut large) = (small.names[0].to_string(), large);
+    // A short name in a manifest is found as what it means.
+    large.names = vec!["tool:1".parse().unwrap()];
     let out = on_device(
         &root,
         &[small, large],
         &format!(
             "
-            for image in {small_name} {large_name}; do
+            for image in {by_digest} tool:1; do
                 podman run --rm --network none --pull never $image sh -c \
                     'cd /; echo gone* op/* re/* kept/* top*; stat -c %h kept/c'
             done

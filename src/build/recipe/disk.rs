@@ -21,8 +21,8 @@ const MIN_ESP: u64 = 256 << 20;
 const KERNELS: u64 = 3;
 /// FORGE-ENROLL, in bytes: a bundle is kilobytes, and less is no FAT16 that everything mounts.
 const ENROLL: u64 = 16 << 20;
-/// The volume's label, as much of the partition's name as FAT's eleven characters take.
-const ENROLL_LABEL: &str = "FORGE-ENROL";
+/// The volume label: FAT has eleven characters, and FORGE-ENROLL has twelve.
+const ENROLL_LABEL: &str = "FORGEENROLL";
 /// How many starts an untried version gets (UAPI.1, "Boot counting").
 const TRIES: u32 = 3;
 

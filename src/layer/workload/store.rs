@@ -116,8 +116,10 @@ pub fn store_tree(images: &[OciImage], epoch: Epoch) -> Result<Tree, StoreError>
     let mut layers = BTreeMap::new();
     let mut records: BTreeMap<String, ImageRecord> = BTreeMap::new();
     let mut owners: BTreeMap<&ImageName, Digest> = BTreeMap::new();
-    for image in images {
-        let digest = Digest::of(&image.manifest);
+    let mut sorted: Vec<_> =
+        images.iter().map(|image| (Digest::of(&image.config), Digest::of(&image.manifest), image)).collect();
+    sorted.sort_by_key(|(config, manifest, _)| (*config, *manifest));
+    for (config, digest, image) in sorted {
         let told = || image.names.first().map_or_else(|| digest.to_string(), ToString::to_string);
         for name in &image.names {
             if let Some(first) = owners.insert(name, digest).filter(|first| *first != digest) {
@@ -139,7 +141,9 @@ pub fn store_tree(images: &[OciImage], epoch: Epoch) -> Result<Tree, StoreError>
             }
             parent = Some(id);
         }
-        let id = described.config.hex();
+        let id = config.hex();
+        // The same image, compressed in two ways, has two manifests: the first is its main one.
+        let is_new = !records.contains_key(&id);
         let record = records
             .entry(id.clone())
             .or_insert_with(|| ImageRecord::new(&id, digest, parent.as_deref(), described.created));
@@ -147,12 +151,12 @@ pub fn store_tree(images: &[OciImage], epoch: Epoch) -> Result<Tree, StoreError>
         let manifest: Arc<[u8]> = image.manifest.as_slice().into();
         let index: Option<Arc<[u8]>> = image.index.as_deref().map(Into::into);
         let documents = [
-            (described.config.to_string(), image.config.as_slice().into()),
+            (config.to_string(), image.config.as_slice().into()),
             (format!("manifest-{digest}"), manifest.clone()),
-            ("manifest".to_string(), manifest),
         ];
         let index = index.map(|index| (format!("manifest-{}", Digest::of(&index)), index));
-        for (key, bytes) in documents.into_iter().chain(index) {
+        let main = is_new.then(|| ("manifest".to_string(), manifest));
+        for (key, bytes) in documents.into_iter().chain(index).chain(main) {
             let path = format!("overlay-images/{id}/{}", big_data_file(&key));
             record.add_big_data(key, &bytes);
             put(&mut tree, &path, Node::file(Content::Bytes(bytes), 0o600), epoch)?;
@@ -235,3 +239,6 @@ fn put(tree: &mut Tree, at: &str, node: Node, epoch: Epoch) -> Result<(), StoreE
 fn path(s: &str) -> Result<TreePath, TreeError> {
     Ok(TreePath::parse(s)?)
 }
+
+#[cfg(test)]
+mod tests;

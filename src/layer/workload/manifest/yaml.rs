@@ -282,6 +282,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever the text, the answer is documents or a fault with a place in it, and never a panic.
+        #[test]
+        fn any_text_is_answered(text in "(kind|a|- |: |\\?|\\{|\\}|\\[|\\]|, |&a |\\*a|<<|\\||>|'|\"|#|!|%|---|\\.\\.\\.|\n|\t| |\u{feff}|é){0,60}") {
+            if let Err(fault) = parse(&text) {
+                proptest::prop_assert!(fault.place.line <= text.lines().count() + 1, "{:?}: {}", fault.place, fault);
+            }
+        }
+    }
+
     #[test]
     fn faults_say_where() {
         for (text, line, why) in [

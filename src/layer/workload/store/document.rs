@@ -32,8 +32,6 @@ pub struct Blob {
 /// What is needed of the documents.
 #[derive(Debug)]
 pub struct Described {
-    /// The config's digest: the image's id.
-    pub config: Digest,
     /// RFC 3339; the config's own, or the build's epoch.
     pub created: String,
     /// The layers' blobs, the base first.
@@ -98,8 +96,7 @@ pub enum BadDocument {
 pub fn read(image: &OciImage, epoch: Epoch) -> Result<Described, BadDocument> {
     let manifest: ImageManifest = parse("manifest", &image.manifest)?;
     let config: ImageConfiguration = parse("config", &image.config)?;
-    let id = Digest::of(&image.config);
-    stated("config", manifest.config(), id)?;
+    stated("config", manifest.config(), Digest::of(&image.config))?;
     if let Some(index) = &image.index {
         let listed: ImageIndex = parse("index", index)?;
         let digest = Digest::of(&image.manifest);
@@ -134,7 +131,7 @@ pub fn read(image: &OciImage, epoch: Epoch) -> Result<Described, BadDocument> {
         .as_deref()
         .and_then(|text| text.parse::<jiff::Timestamp>().ok())
         .map_or_else(|| epoch.rfc3339(), |t| t.to_string());
-    Ok(Described { config: id, created, blobs })
+    Ok(Described { created, blobs })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, BadDocument> {
