@@ -28,6 +28,7 @@ pub mod model;
 pub mod oci;
 pub mod plan;
 pub mod profile;
+pub mod run;
 pub mod sign;
 pub mod source;
 pub mod template;
