@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 
 /// The largest header that is taken: stubs have 1 KiB or 4 KiB.
 const MAX_HEADERS: u64 = 64 * 1024;
+/// The most sections that are taken: what Windows takes, and three times what a boot image has.
+const MAX_SECTIONS: usize = 96;
 /// Bytes of an entry in the section table.
 const SECTION: usize = 40;
 /// `IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ`.
@@ -91,6 +93,9 @@ impl Pe {
         let size = u32_at(&headers, optional + 60).ok_or_else(cut)? as usize;
         if table < optional + 112 || table + count * SECTION > size || size > headers.len() {
             return Err(PeError::Header("its headers are longer than they say"));
+        }
+        if count > MAX_SECTIONS {
+            return Err(PeError::Header("more than 96 sections"));
         }
         headers.truncate(size);
         let mut sections = Vec::with_capacity(count);

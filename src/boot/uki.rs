@@ -10,6 +10,11 @@ use crate::tree::Content;
 use std::fs::File;
 use std::io;
 
+/// The argument that names the root's hash: systemd-veritysetup-generator(8).
+pub const ROOT_HASH: &str = "roothash";
+/// The argument that names the payload's hash: forge's own.
+pub const PAYLOAD_HASH: &str = "forge.payloadhash";
+
 /// What is read into memory of a text section: the kernel takes 2 KiB of command line, os-release is a page.
 const MAX_TEXT: u64 = 64 * 1024;
 
@@ -116,15 +121,18 @@ impl Uki {
         self.cmdline
             .split_ascii_whitespace()
             .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-            .last()
+            .next_back()
     }
 
-    /// Every root hash that the command line names, with its key: words of the form `KEY=` and 64 hex digits.
-    pub fn root_hashes(&self) -> Vec<(&str, RootHash)> {
-        let words = self.cmdline.split_ascii_whitespace();
+    /// The root hashes that the command line names, each with its key: [`ROOT_HASH`], [`PAYLOAD_HASH`]. A key that is
+    /// there twice is here twice.
+    pub fn root_hashes(&self) -> Vec<(&'static str, RootHash)> {
+        let words = self.cmdline.split_ascii_whitespace().filter_map(|word| word.split_once('='));
         words
-            .filter_map(|word| word.split_once('='))
-            .filter_map(|(k, v)| Some((k, v.parse().ok()?)))
+            .filter_map(|(key, value)| {
+                let key = [ROOT_HASH, PAYLOAD_HASH].into_iter().find(|known| *known == key)?;
+                Some((key, value.parse().ok()?))
+            })
             .collect()
     }
 
@@ -171,7 +179,7 @@ mod tests {
         let uki = Uki::open(Content::of_file(Arc::new(out)).unwrap()).unwrap();
         assert_eq!(uki.uname, "6.12.0-amd64");
         assert_eq!(uki.argument("console"), Some("ttyS0"));
-        assert_eq!(uki.root_hashes(), [("roothash", "ab".repeat(32).parse().unwrap())]);
+        assert_eq!(uki.root_hashes(), [(ROOT_HASH, "ab".repeat(32).parse().unwrap())]);
         assert_eq!(uki.section(".linux").unwrap().len(), 9000);
         let last = uki.sections().unwrap().pop().unwrap();
         assert_eq!((last.name.as_str(), last.digest), (".linux", Digest::of(vec![3; 9000])));

@@ -82,7 +82,7 @@ impl VeritySpec {
     }
 }
 
-/// The bytes that [`format`] writes for `length` bytes of data.
+/// The bytes that [`format()`] writes for `length` bytes of data.
 pub fn tree_length(length: u64) -> u64 {
     BLOCK + levels(length.div_ceil(BLOCK)).iter().sum::<u64>() * BLOCK
 }

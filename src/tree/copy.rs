@@ -60,6 +60,7 @@ impl Content {
     }
 
     /// The next run of bytes at or after `from` that is no hole of the underlying file; `None` when only holes follow.
+    /// Moves the file's own position, which nothing that reads a content looks at.
     ///
     /// # Errors
     /// What the file system says.

@@ -150,7 +150,9 @@ fn set_ustar_name(header: &mut tar::Header, name: &[u8]) -> bool {
             true
         }
         None => {
-            ustar.name.copy_from_slice(&name[..100]);
+            // The PAX record has the whole name. Cut after a slash, a file would pass for a directory of old tars.
+            let cut = if name[99] == b'/' { 99 } else { 100 };
+            ustar.name[..cut].copy_from_slice(&name[..cut]);
             false
         }
     }
@@ -286,6 +288,16 @@ mod tests {
         link.xattrs.clear();
         expected.insert(p("a-link"), link).unwrap();
         same(&back, &expected);
+    }
+
+    #[test]
+    fn a_long_name_that_is_cut_after_a_slash_stays_a_file() {
+        for length in 96..104 {
+            let path = format!("{}/{}", "d".repeat(length), "n".repeat(200));
+            let mut tree = Tree::new();
+            tree.insert(TreePath::parse(&path).unwrap(), Node::text("x", 0o644)).unwrap();
+            same(&roundtrip(&tree), &tree);
+        }
     }
 
     #[test]

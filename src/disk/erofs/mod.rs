@@ -1,4 +1,4 @@
-//! EROFS: a tree as the read-only file system that the device runs from ([`write`]), and back ([`read`]).
+//! EROFS: a tree as the read-only file system that the device runs from ([`write()`]), and back ([`Image`]).
 //!
 //! The kernel's Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h, format of Linux 5.10 and later:
 //! uncompressed, 4 KiB blocks, tails of files and directories behind their inodes. An image is
@@ -10,6 +10,7 @@
 //!
 //! Inodes are addressed by position: inode number n ("nid") lies at byte 32 n. Knows nothing of verity or partitions.
 
+mod layout;
 mod read;
 mod write;
 
@@ -70,3 +71,6 @@ mod kind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! An EROFS image that forge wrote, back into names, attributes and contents; and a hostile one into an error.
 //!
 //! Takes uncompressed images only. Nothing is believed: every offset is checked against the image, directories are
-//! entered once, and all entries together may not take more bytes than the image has.
+//! entered once, and all inodes together may not have more bytes of data than the image.
 
 use super::{
     BLOCK, DIRENT, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC, SLOT, SUPERBLOCK, SUPERBLOCK_AT, XATTR_HEADER,
@@ -131,23 +131,29 @@ impl Image {
     pub fn walk(&self) -> Result<BTreeMap<TreePath, Entry>, ErofsError> {
         let mut entries = BTreeMap::new();
         let mut seen = HashSet::from([self.root]);
-        let mut budget = self.length;
         let root = self.inode(self.root)?;
+        // Honest inodes share no bytes: without this, a small image could unpack to any size.
+        let mut left = self.length.saturating_sub(root.len());
         if !root.node.is_dir() {
             return Err(ErofsError::Superblock("the root is no directory"));
         }
         let mut pending = vec![(TreePath::root(), self.root, self.root, root)];
         while let Some((path, nid, parent, directory)) = pending.pop() {
             let refuse = |why: String| ErofsError::Directory { path: path.clone(), why };
-            let children = self.directory(&path, &directory, nid, parent, &mut budget)?;
+            let children = self.directory(&path, &directory, nid, parent)?;
             for (name, (child, file_type)) in children {
                 let child_path = path.join(&name).map_err(|e| refuse(e.to_string()))?;
                 let entry = self.inode(child)?;
                 if file_type != kind::dirent(type_nibble(&entry.node)) {
                     return Err(refuse(format!("`{name}` is of another type than its inode")));
                 }
+                let first = seen.insert(child);
+                if first {
+                    let overlap = || refuse(format!("the data of `{name}` overlap others'"));
+                    left = left.checked_sub(entry.len()).ok_or_else(overlap)?;
+                }
                 if entry.node.is_dir() {
-                    if !seen.insert(child) {
+                    if !first {
                         return Err(refuse(format!("`{name}` is a directory with two names")));
                     }
                     pending.push((child_path, child, nid, entry));
@@ -281,13 +287,10 @@ impl Image {
         entry: &Entry,
         nid: u64,
         parent: u64,
-        budget: &mut u64,
     ) -> Result<HashMap<String, (u64, u8)>, ErofsError> {
         let refuse = |why: &str| ErofsError::Directory { path: path.clone(), why: why.into() };
         let mut children = HashMap::new();
         let mut last: Option<Vec<u8>> = None;
-        // Honest directories share no bytes, so all together are no longer than the image.
-        *budget = budget.checked_sub(entry.len()).ok_or_else(|| refuse("its data overlap others'"))?;
         let mut reader = entry.reader();
         let mut left = entry.len();
         while left > 0 {

@@ -1,20 +1,20 @@
-//! A tree into an EROFS image: inodes are laid out first, then everything is written once, front to back.
+//! A tree into an EROFS image: laid out first ([`super::layout`]), then everything is written once, front to back.
 
+use super::layout::{Inode, fitting, lay_out, xattr_count};
 use super::{
-    BLOCK, DIRENT, FEATURES_COMPATIBLE, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC, NO_BLOCK, SLOT, SUPERBLOCK,
-    SUPERBLOCK_AT, XATTR_HEADER, XATTR_PREFIXES, kind,
+    BLOCK, DIRENT, FEATURES_COMPATIBLE, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC, NO_BLOCK, SUPERBLOCK,
+    SUPERBLOCK_AT, kind,
 };
 use crate::model::{Epoch, Guid};
-use crate::tree::{Content, Node, NodeKind, Tree, TreeError, TreePath};
-use std::collections::{BTreeMap, HashMap};
+use crate::tree::{NodeKind, Tree, TreeError, TreePath};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Tails longer than this get a block of their own: behind the inode they would mostly push the next inodes apart.
-const MAX_INLINE_TAIL: u64 = BLOCK / 2;
-/// The largest gap that is left so that a tail can stay inline without crossing a block.
-const MAX_GAP: u64 = 512;
+/// Files up to this many bytes pass through a buffer with their neighbours; longer ones are copied by the kernel.
+const SMALL: u64 = 128 * 1024;
+/// Bytes gathered before they are written.
+const BUFFER: usize = 1 << 20;
 
 /// What an image is besides its tree.
 #[derive(Clone, Debug)]
@@ -73,255 +73,56 @@ pub fn write(tree: &Tree, spec: &ErofsSpec, out: &File) -> Result<u64, WriteErro
         return Err(WriteError::VolumeName(spec.name.clone()));
     }
     tree.check()?;
-    let mut inodes = collect(tree, spec.epoch)?;
-    let meta = place_inodes(&mut inodes);
-    let blocks = place_data(&mut inodes, meta.div_ceil(BLOCK));
+    let (inodes, blocks) = lay_out(tree, spec.epoch)?;
     if blocks >= u64::from(NO_BLOCK) {
         return Err(WriteError::TooLarge(blocks));
     }
     out.set_len(0)?; // what an earlier attempt left would show through holes
     out.set_len(blocks * BLOCK)?;
-    write_metadata(&inodes, spec, blocks, out)?;
-    for inode in &inodes {
-        write_data(inode, &inodes, out)?;
-    }
+    write_inodes(&inodes, spec, blocks, out)?;
     seal(out)?;
     Ok(blocks * BLOCK)
 }
 
-/// An inode under way from the tree to its place in the image.
-struct Inode<'a> {
-    path: &'a TreePath,
-    node: &'a Node,
-    kind: u16,
-    mtime: i64,
-    nlink: u32,
-    /// Children by name: indices of inodes. Of directories only.
-    children: BTreeMap<&'a str, usize>,
-    parent: usize,
-    xattrs: Vec<u8>,
-    extended: bool,
-    /// Bytes of data.
-    size: u64,
-    /// Where the inode lies, in bytes.
-    at: u64,
-    /// Bytes of data behind the inode.
-    inline: u64,
-    /// First block of the rest of the data, where there is any.
-    block: Option<u64>,
-}
-
-impl Inode<'_> {
-    fn nid(&self) -> u64 {
-        self.at / SLOT
-    }
-
-    fn fixed(&self) -> u64 {
-        (if self.extended { 64 } else { 32 }) + self.xattrs.len() as u64
-    }
-
-    fn whole(&self) -> u64 {
-        self.size - self.inline
-    }
-}
-
-/// Inodes in breadth-first order, the root first: what is listed together lies together.
-fn collect(tree: &Tree, epoch: Epoch) -> Result<Vec<Inode<'_>>, WriteError> {
-    let mut children: HashMap<TreePath, Vec<(&TreePath, &Node)>> = HashMap::new();
-    let mut links: HashMap<&TreePath, u32> = HashMap::new();
-    let mut root = None;
-    for (path, node) in tree.iter() {
-        match path.parent() {
-            Some(parent) => children.entry(parent).or_default().push((path, node)),
-            None => root = Some((path, node)),
-        }
-        if let NodeKind::HardLink(target) = &node.kind {
-            *links.entry(target).or_insert(0) += 1;
-        }
-    }
-    let mut inodes = vec![];
-    let mut by_path: HashMap<&TreePath, usize> = HashMap::new();
-    let mut hard_links = vec![];
-    if let Some((path, node)) = root {
-        inodes.push(inode(path, node, 0, epoch)?);
-    }
-    let mut at = 0;
-    while at < inodes.len() {
-        for (path, node) in children.remove(inodes[at].path).unwrap_or_default() {
-            if let NodeKind::HardLink(target) = &node.kind {
-                hard_links.push((at, path, target));
-                continue;
-            }
-            let mut child = inode(path, node, at, epoch)?;
-            child.nlink += links.get(path).copied().unwrap_or(0);
-            if child.kind == kind::DIR {
-                inodes[at].nlink += 1;
-            }
-            let index = inodes.len();
-            inodes.push(child);
-            inodes[at].children.insert(path.name(), index);
-            by_path.insert(path, index);
-        }
-        at += 1;
-    }
-    for (directory, path, target) in hard_links {
-        if let Some(index) = by_path.get(target) {
-            inodes[directory].children.insert(path.name(), *index);
-        }
-    }
-    for inode in &mut inodes {
-        inode.size = match &inode.node.kind {
-            NodeKind::Dir => directory_size(inode),
-            NodeKind::File(content) => content.len(),
-            NodeKind::Symlink(target) => target.len() as u64,
-            _ => 0,
-        };
-        // The short form has no time of its own: it means the image's.
-        inode.extended = inode.mtime != epoch.0
-            || inode.node.uid > u32::from(u16::MAX)
-            || inode.node.gid > u32::from(u16::MAX)
-            || inode.nlink > u32::from(u16::MAX)
-            || inode.size > u64::from(u32::MAX);
-    }
-    Ok(inodes)
-}
-
-fn inode<'a>(
-    path: &'a TreePath,
-    node: &'a Node,
-    parent: usize,
-    epoch: Epoch,
-) -> Result<Inode<'a>, WriteError> {
-    let kind = match node.kind {
-        NodeKind::Dir => kind::DIR,
-        NodeKind::File(_) | NodeKind::HardLink(_) => kind::FILE,
-        NodeKind::Symlink(_) => kind::SYMLINK,
-        NodeKind::CharDevice { .. } => kind::CHAR,
-        NodeKind::BlockDevice { .. } => kind::BLOCK,
-        NodeKind::Fifo => kind::FIFO,
-    };
-    Ok(Inode {
-        path,
-        node,
-        kind,
-        mtime: node.mtime.min(epoch.0),
-        nlink: if kind == kind::DIR { 2 } else { 1 },
-        children: BTreeMap::new(),
-        parent,
-        xattrs: xattr_body(path, node)?,
-        extended: false,
-        size: 0,
-        at: 0,
-        inline: 0,
-        block: None,
-    })
-}
-
-/// The attributes as they lie behind the inode; empty without any.
-fn xattr_body(path: &TreePath, node: &Node) -> Result<Vec<u8>, WriteError> {
-    if node.xattrs.is_empty() {
-        return Ok(vec![]);
-    }
-    let refuse =
-        |name: &str, length| WriteError::ExtendedAttribute { path: path.clone(), name: name.into(), length };
-    let mut body = vec![0; XATTR_HEADER as usize];
-    for (name, value) in &node.xattrs {
-        let (index, rest) = XATTR_PREFIXES
-            .iter()
-            .find_map(|(index, prefix)| {
-                let rest = name.strip_prefix(prefix)?;
-                // A prefix that ends in a dot wants a name behind it, one that is a whole name wants none.
-                (prefix.ends_with('.') != rest.is_empty()).then_some((*index, rest))
-            })
-            .ok_or_else(|| refuse(name, value.len()))?;
-        let (Ok(name_length), Ok(value_length)) = (u8::try_from(rest.len()), u16::try_from(value.len()))
-        else {
-            return Err(refuse(name, value.len()));
-        };
-        body.extend([name_length, index]);
-        body.extend(value_length.to_le_bytes());
-        body.extend(rest.as_bytes());
-        body.extend(value);
-        body.resize(body.len().next_multiple_of(4), 0);
-        if xattr_count(body.len()) > u64::from(u16::MAX) {
-            return Err(refuse(name, value.len()));
-        }
-    }
-    Ok(body)
-}
-
-/// `i_xattr_icount` for a body of `length` bytes.
-fn xattr_count(length: usize) -> u64 {
-    if length == 0 { 0 } else { (length as u64 - XATTR_HEADER) / 4 + 1 }
-}
-
-/// Gives every inode its place; the end of the last.
-fn place_inodes(inodes: &mut [Inode<'_>]) -> u64 {
-    let mut at = SUPERBLOCK_AT + SUPERBLOCK;
-    for inode in inodes {
-        at = at.next_multiple_of(SLOT);
-        let tail = inode.size % BLOCK;
-        let small = tail <= MAX_INLINE_TAIL || inode.kind == kind::SYMLINK;
-        inode.inline = if small { tail } else { 0 };
-        // Behind long attributes, or with too little room before the next block, the tail gets its own block: inline
-        // data must not cross one.
-        let crosses = |at: u64| (at + inode.fixed()) % BLOCK + inode.inline > BLOCK;
-        if inode.inline > 0 && crosses(at) {
-            let next = at.next_multiple_of(BLOCK);
-            if (inode.kind == kind::SYMLINK || next - at < MAX_GAP) && !crosses(next) {
-                at = next;
-            } else {
-                inode.inline = 0;
-            }
-        }
-        inode.at = at;
-        at += inode.fixed() + inode.inline;
-    }
-    at
-}
-
-/// Gives every inode's whole blocks their place, from block `first`; the count of blocks of the image.
-fn place_data(inodes: &mut [Inode<'_>], first: u64) -> u64 {
-    let mut next = first;
-    for inode in inodes {
-        let blocks = inode.whole().div_ceil(BLOCK);
-        if blocks > 0 {
-            inode.block = Some(next);
-            next += blocks;
-        }
-    }
-    next
-}
-
-fn write_metadata(inodes: &[Inode<'_>], spec: &ErofsSpec, blocks: u64, out: &File) -> Result<(), WriteError> {
-    let mut meta = BufWriter::with_capacity(1 << 20, Positioned { file: out, at: SUPERBLOCK_AT });
+/// Writes everything in one pass: inodes with their tails into the front, whole blocks behind.
+fn write_inodes(inodes: &[Inode<'_>], spec: &ErofsSpec, blocks: u64, out: &File) -> Result<(), WriteError> {
+    let first = inodes.iter().find_map(|inode| inode.block).unwrap_or(blocks);
+    let mut meta = Positioned::new(out, SUPERBLOCK_AT);
+    let mut data = Positioned::new(out, first * BLOCK);
     meta.write_all(&superblock(inodes, spec, blocks))?;
-    let mut at = SUPERBLOCK_AT + SUPERBLOCK;
+    let mut bytes = vec![];
     for (index, inode) in inodes.iter().enumerate() {
-        meta.write_all(&[0; BLOCK as usize][..(inode.at - at) as usize])?;
+        meta.pad_to(inode.at)?;
         meta.write_all(&header(inode, index))?;
         meta.write_all(&inode.xattrs)?;
-        if inode.inline > 0 {
-            match &inode.node.kind {
-                NodeKind::Dir => {
-                    meta.write_all(&directory(inode, inodes)[inode.whole() as usize..])?;
+        bytes.clear();
+        let mut whole = inode.whole() as usize;
+        match &inode.node.kind {
+            NodeKind::Dir => bytes = directory(inode, inodes),
+            NodeKind::Symlink(target) => bytes.extend(target.as_bytes()),
+            NodeKind::File(content) => {
+                let copied = |source| WriteError::Copy { path: inode.path.clone(), source };
+                if content.len() > SMALL
+                    && let Some(block) = inode.block
+                {
+                    let rest = content.slice(0, inode.whole()).map_err(copied)?;
+                    data.skip(rest.len())?;
+                    rest.copy_to(out, block * BLOCK).map_err(copied)?;
+                    whole = 0;
                 }
-                NodeKind::Symlink(target) => {
-                    meta.write_all(&target.as_bytes()[inode.whole() as usize..])?;
-                }
-                NodeKind::File(content) => {
-                    let mut tail = vec![0; inode.inline as usize];
-                    content
-                        .read_exact_at(&mut tail, inode.whole())
-                        .map_err(|source| WriteError::Copy { path: inode.path.clone(), source })?;
-                    meta.write_all(&tail)?;
-                }
-                _ => {}
+                bytes.resize(inode.inline as usize + whole, 0);
+                let from = content.len() - bytes.len() as u64;
+                content.read_exact_at(&mut bytes, from).map_err(copied)?;
             }
+            _ => {}
         }
-        at = inode.at + inode.fixed() + inode.inline;
+        let (whole, tail) = bytes.split_at(whole);
+        data.write_all(whole)?;
+        data.pad_to(data.at.next_multiple_of(BLOCK))?;
+        meta.write_all(tail)?;
     }
     meta.flush()?;
+    data.flush()?;
     Ok(())
 }
 
@@ -408,58 +209,6 @@ fn directory(inode: &Inode<'_>, inodes: &[Inode<'_>]) -> Vec<u8> {
     data
 }
 
-/// How many of the entries with names of these lengths fit into one block. At least one: a name has at most 255 bytes.
-fn fitting(lengths: impl Iterator<Item = usize>) -> usize {
-    let mut used = 0;
-    lengths
-        .take_while(|length| {
-            used += DIRENT + length;
-            used <= BLOCK as usize
-        })
-        .count()
-}
-
-/// The length of [`directory`]'s data. Which entries share a block depends on their order, so `.` and `..` are counted
-/// where they sort.
-fn directory_size(inode: &Inode<'_>) -> u64 {
-    let mut names: Vec<&str> = inode.children.keys().copied().chain([".", ".."]).collect();
-    names.sort_unstable();
-    let (mut full, mut used) = (0, 0);
-    for name in names {
-        let entry = (DIRENT + name.len()) as u64;
-        if used + entry > BLOCK {
-            full += BLOCK;
-            used = 0;
-        }
-        used += entry;
-    }
-    full + used
-}
-
-/// Writes an inode's whole blocks.
-fn write_data(inode: &Inode<'_>, inodes: &[Inode<'_>], out: &File) -> Result<(), WriteError> {
-    let Some(block) = inode.block else { return Ok(()) };
-    let whole = inode.whole();
-    match &inode.node.kind {
-        NodeKind::Dir => out.write_all_at(&directory(inode, inodes)[..whole as usize], block * BLOCK)?,
-        NodeKind::Symlink(target) => out.write_all_at(&target.as_bytes()[..whole as usize], block * BLOCK)?,
-        NodeKind::File(content) => {
-            copy(content, whole, out, block * BLOCK)
-                .map_err(|source| WriteError::Copy { path: inode.path.clone(), source })?;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn copy(content: &Content, length: u64, out: &File, at: u64) -> io::Result<()> {
-    if length == content.len() {
-        content.copy_to(out, at)
-    } else {
-        content.slice(0, length)?.copy_to(out, at)
-    }
-}
-
 /// Puts the checksum into the superblock: CRC-32C, without the final inversion, of the first block from the superblock
 /// on.
 fn seal(out: &File) -> io::Result<()> {
@@ -468,19 +217,42 @@ fn seal(out: &File) -> io::Result<()> {
     out.write_all_at(&(!crc32c::crc32c(&first)).to_le_bytes(), SUPERBLOCK_AT + 4)
 }
 
-/// Writes a file from a position on, without moving the file's own.
+/// Writes a file from a position on through a buffer, without moving the file's own position.
 struct Positioned<'a> {
     file: &'a File,
+    /// Where the next byte goes.
     at: u64,
+    buffer: Vec<u8>,
 }
 
-impl Write for Positioned<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.file.write_at(bytes, self.at)?;
-        self.at += n as u64;
-        Ok(n)
+impl<'a> Positioned<'a> {
+    fn new(file: &'a File, at: u64) -> Self {
+        Positioned { file, at, buffer: Vec::with_capacity(BUFFER) }
     }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        self.buffer.extend(bytes);
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn pad_to(&mut self, at: u64) -> io::Result<()> {
+        self.write_all(&[0; BLOCK as usize][..(at - self.at) as usize])
+    }
+
+    /// Leaves the next `length` bytes to others, up to the block that they end in.
+    fn skip(&mut self, length: u64) -> io::Result<()> {
+        self.flush()?;
+        self.at += length.next_multiple_of(BLOCK);
+        Ok(())
+    }
+
     fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.buffer, self.at - self.buffer.len() as u64)?;
+        self.buffer.clear();
         Ok(())
     }
 }
