@@ -32,6 +32,7 @@ pub mod plan;
 pub mod profile;
 pub mod publish;
 pub mod seal;
+pub mod run;
 pub mod sign;
 pub mod source;
 pub mod template;

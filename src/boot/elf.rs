@@ -139,6 +139,8 @@ pub fn loads(os: &Tree, arch: Arch, path: &TreePath, features: &[&str]) -> anyho
     let origin = path.parent().unwrap_or_default();
     let mut dirs: Vec<String> =
         needs.run_path.iter().map(|d| d.replace("$ORIGIN", &format!("/{origin}"))).collect();
+    // A private library's siblings: the program that has the run path loads them before the library asks.
+    dirs.push(origin.as_str().into());
     for base in ["usr/lib", "lib"] {
         dirs.extend([format!("{base}/{}", arch.multiarch()), base.to_string()]);
     }

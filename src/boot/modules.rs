@@ -13,7 +13,7 @@ const MAX_INDEX: u64 = 16 << 20;
 /// Modules that start a device, besides what the profile names. What a kernel lacks, because it is built in or made for
 /// another architecture, is left out. None of them needs firmware.
 pub const ESSENTIAL: &[&str] = &[
-    // What the root, its integrity, state and the ESP are made of.
+    // What the root, its integrity, state and the ESP are made of; and the checksums that these ask for by name only.
     "dm_mod",
     "dm_verity",
     "dm_crypt",
@@ -27,6 +27,12 @@ pub const ESSENTIAL: &[&str] = &[
     "loop",
     "efivarfs",
     "autofs4",
+    "crc32c_generic",
+    "crc32c_intel",
+    "sha256_generic",
+    "sha256_ssse3",
+    "sha256_arm64",
+    "sha2_ce",
     // Disks of real machines.
     "nvme",
     "ahci",
@@ -89,6 +95,8 @@ pub struct Modules {
     needs: BTreeMap<String, Vec<String>>,
     /// Module name → names that should be loaded with it.
     soft: BTreeMap<String, Vec<String>>,
+    /// `crypto-NAME` → the modules that offer it.
+    offers: BTreeMap<String, Vec<String>>,
     built_in: BTreeSet<String>,
 }
 
@@ -134,6 +142,11 @@ impl Modules {
                 modules.soft.entry(name_of(name)).or_default().extend(others);
             }
         }
+        for line in text("modules.alias")?.unwrap_or_default().lines() {
+            if let Some((alias, name)) = line.strip_prefix("alias crypto-").and_then(|l| l.split_once(' ')) {
+                modules.offers.entry(name_of(&format!("crypto-{alias}"))).or_default().push(name_of(name));
+            }
+        }
         Ok(modules)
     }
 
@@ -154,6 +167,9 @@ impl Modules {
         }
         let (mut seen, mut files) = (BTreeSet::new(), BTreeSet::new());
         while let Some(name) = todo.pop() {
+            if seen.insert(format!("alias {name}")) {
+                todo.extend(self.offers.get(&name).into_iter().flatten().cloned());
+            }
             let Some(file) = self.files.get(&name).filter(|_| seen.insert(name.clone())) else { continue };
             files.insert(self.dir.join(file)?);
             todo.extend(self.needs.get(file).into_iter().flatten().map(|f| name_of(f)));
@@ -191,7 +207,8 @@ mod tests {
                 "kernel/a/dm-verity.ko.xz: kernel/a/dm-bufio.ko.xz kernel/a/dm-mod.ko.xz\nkernel/a/dm-bufio.ko.xz:\nkernel/a/dm-mod.ko.xz:\nkernel/b/ext4.ko.xz:\nkernel/b/crc.ko.xz:\n",
             ),
             ("modules.builtin", "kernel/c/virtio_pci.ko\n"),
-            ("modules.softdep", "# Soft dependencies\nsoftdep ext4 pre: crc post: gone\n"),
+            ("modules.softdep", "# Soft dependencies\nsoftdep ext4 pre: crypto-crc post: gone\n"),
+            ("modules.alias", "alias crypto-crc crc\nalias pci:v*d* nvme\n"),
         ] {
             tree.insert(
                 TreePath::parse(&format!("usr/lib/modules/6.1/{name}")).unwrap(),

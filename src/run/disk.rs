@@ -1,0 +1,102 @@
+//! An artifact → a disk that a device may grow into: unpacked once, with holes where it is empty, longer than its content.
+
+use crate::host::fs::{Durability, Staged};
+use anyhow::{Context as _, bail};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+/// What is looked at for being empty: the block of every file system that holds the copy.
+const BLOCK: usize = 4096;
+/// The largest disk that is unpacked, in bytes: what a wrong or hostile file may at most claim.
+const MAX_DISK: u64 = 2 << 40;
+
+/// Makes `target` from `artifact`, a raw disk or one compressed with Zstandard (`.zst`), at least `size` bytes long.
+/// Appears whole or not at all.
+///
+/// # Errors
+/// When the artifact is of another kind, is damaged, or there is no room.
+pub fn unpack(artifact: &Path, target: &Path, size: u64) -> anyhow::Result<()> {
+    let name = artifact.to_string_lossy();
+    let file = File::open(artifact).with_context(|| format!("opening {name}"))?;
+    let staged = Staged::file(target, 0o644)?;
+    let mut length = if name.ends_with(".zst") {
+        copy(zstd::Decoder::new(file)?, staged.as_file()?)
+    } else if name.ends_with(".raw") || name.ends_with(".img") {
+        copy(file, staged.as_file()?)
+    } else {
+        bail!("{name} is neither a raw disk (.raw, .img) nor a compressed one (.raw.zst)");
+    }
+    .with_context(|| format!("unpacking {name}"))?;
+    length = length.max(size).next_multiple_of(1 << 20);
+    staged.as_file()?.set_len(length)?;
+    // Synced: nothing checks a copy that an earlier boot of this machine left.
+    staged.commit(Durability::Synced)?;
+    Ok(())
+}
+
+/// Copies with holes; the length.
+fn copy(mut from: impl Read, to: &File) -> io::Result<u64> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match from.read(&mut buffer[filled..])? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        for (i, block) in buffer[..filled].chunks(BLOCK).enumerate() {
+            if block.iter().any(|byte| *byte != 0) {
+                to.write_all_at(block, at + (i * BLOCK) as u64)?;
+            }
+        }
+        at += filled as u64;
+        if at > MAX_DISK {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 2 TiB"));
+        }
+        if filled < buffer.len() {
+            return Ok(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn what_is_empty_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = vec![0; 8 << 20];
+        disk[5_000_000] = 7;
+        let packed = dir.path().join("disk.raw.zst");
+        crate::host::fs::write_atomic(&packed, &zstd::encode_all(&disk[..], 1).unwrap(), 0o644).unwrap();
+        let target = dir.path().join("copy");
+        unpack(&packed, &target, 64 << 20).unwrap();
+        let file = File::open(&target).unwrap();
+        let meta = file.metadata().unwrap();
+        assert_eq!(meta.len(), 64 << 20);
+        assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 5_000_000).unwrap();
+        assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn another_kind_of_file_is_refused_and_a_cut_one_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("copy");
+        let iso = dir.path().join("x.iso");
+        crate::host::fs::write_atomic(&iso, b"x", 0o644).unwrap();
+        assert!(unpack(&iso, &target, 0).unwrap_err().to_string().contains("neither"));
+        let cut = dir.path().join("x.raw.zst");
+        let whole = zstd::encode_all(&vec![3; 1 << 20][..], 1).unwrap();
+        crate::host::fs::write_atomic(&cut, &whole[..whole.len() - 5], 0o644).unwrap();
+        assert!(unpack(&cut, &target, 0).is_err());
+        assert!(!target.exists());
+    }
+}

@@ -1,0 +1,228 @@
+//! What is to be run → QEMU's argument vector, as data: no file is opened and nothing is started.
+//!
+//! qemu-system(1). The machine is the plainest that UEFI, virtio and a serial console make: what a device meets in a small
+//! data centre, and the same for both architectures.
+
+use crate::model::Arch;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// A TCP port of this machine that leads to one of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Port on 127.0.0.1 of this machine.
+    pub host: u16,
+    /// Port of the device.
+    pub guest: u16,
+}
+
+impl std::str::FromStr for Forward {
+    type Err = BadForward;
+    fn from_str(s: &str) -> Result<Forward, BadForward> {
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+        s.split_once(':')
+            .and_then(|(host, guest)| Some(Forward { host: port(host)?, guest: port(guest)? }))
+            .ok_or_else(|| BadForward(s.into()))
+    }
+}
+
+/// Text that is no pair of ports.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not HOST:GUEST, two TCP ports from 1 to 65535")]
+pub struct BadForward(pub String);
+
+/// How the processor is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acceleration {
+    /// The kernel's: as fast as the machine.
+    Kvm,
+    /// Translated: everywhere, and some ten times slower.
+    Tcg,
+}
+
+/// Where the console is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// On this terminal, with QEMU's monitor behind Ctrl-A c; Ctrl-A x ends it, and so does Ctrl-C.
+    Terminal,
+    /// Into a file, with nothing to type.
+    File(PathBuf),
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSpec {
+    /// The device's architecture.
+    pub arch: Arch,
+    /// The disk, raw.
+    pub disk: PathBuf,
+    /// Whether the device's writes are kept in `disk`; else they go when it is turned off.
+    pub persist: bool,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Ports led into the device.
+    pub forwards: Vec<Forward>,
+    /// No window.
+    pub headless: bool,
+    /// The console.
+    pub serial: Serial,
+    /// Firmware, read-only.
+    pub firmware: PathBuf,
+    /// The firmware's variables: a copy of this run's own, or of this disk's where it is kept.
+    pub variables: PathBuf,
+    /// QEMU's directory of data files.
+    pub data: PathBuf,
+    /// A second disk, such as a stick with a bundle: raw, read and written.
+    pub stick: Option<PathBuf>,
+    /// How the processor is made.
+    pub acceleration: Acceleration,
+}
+
+/// The emulator's name.
+pub fn program(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "qemu-system-x86_64",
+        Arch::Arm64 => "qemu-system-aarch64",
+    }
+}
+
+/// Firmware and its empty variables below a root of tools: `(code, variables)`.
+pub fn firmware(arch: Arch) -> (&'static str, &'static str) {
+    match arch {
+        Arch::Amd64 => ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
+        Arch::Arm64 => ("usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
+    }
+}
+
+/// The arguments, the program's name not among them.
+pub fn argv(spec: &RunSpec) -> Vec<OsString> {
+    let mut argv: Vec<OsString> = vec![];
+    let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
+    push(&["-nodefaults", "-no-user-config"]);
+    let (machine, processor) = match (spec.arch, spec.acceleration) {
+        (Arch::Amd64, Acceleration::Kvm) => ("q35", "host"),
+        (Arch::Amd64, Acceleration::Tcg) => ("q35", "max"),
+        (Arch::Arm64, Acceleration::Kvm) => ("virt", "host"),
+        (Arch::Arm64, Acceleration::Tcg) => ("virt", "max"),
+    };
+    push(&["-machine", machine, "-cpu", processor]);
+    push(&["-accel", if spec.acceleration == Acceleration::Kvm { "kvm" } else { "tcg,thread=multi" }]);
+    push(&["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
+    argv.extend(["-L".into(), spec.data.clone().into_os_string()]);
+    for (unit, file, rest) in [(0, &spec.firmware, ",readonly=on"), (1, &spec.variables, "")] {
+        argv.push("-drive".into());
+        argv.push(option(&format!("if=pflash,format=raw,unit={unit}{rest}"), "file", file));
+    }
+    let snapshot = if spec.persist { "" } else { ",snapshot=on" };
+    argv.push("-drive".into());
+    argv.push(option(&format!("if=none,id=disk,format=raw,discard=unmap{snapshot}"), "file", &spec.disk));
+    let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
+    push(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+    let forwards: String =
+        spec.forwards.iter().map(|f| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", f.host, f.guest)).collect();
+    push(&["-netdev", &format!("user,id=net{forwards}")]);
+    // No option ROM: the firmware never boots from the network here, and one more package less.
+    push(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+    push(&["-device", "virtio-rng-pci"]);
+    if spec.arch == Arch::Amd64 {
+        push(&["-device", "i6300esb", "-action", "watchdog=reset"]);
+    }
+    if let Some(stick) = &spec.stick {
+        argv.push("-drive".into());
+        argv.push(option("if=none,id=stick,format=raw", "file", stick));
+        let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
+        push(&["-device", "qemu-xhci", "-device", "usb-storage,drive=stick,removable=on"]);
+    }
+    let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
+    match (spec.headless, spec.arch) {
+        (true, _) => push(&["-display", "none"]),
+        (false, Arch::Amd64) => push(&["-display", "gtk", "-device", "VGA"]),
+        (false, Arch::Arm64) => push(&["-display", "gtk", "-device", "virtio-gpu-pci"]),
+    }
+    match &spec.serial {
+        Serial::Terminal => push(&["-chardev", "stdio,id=console,mux=on,signal=on", "-mon", "console"]),
+        Serial::File(file) => {
+            argv.push("-chardev".into());
+            argv.push(option("file,id=console", "path", file));
+        }
+    }
+    argv.extend(["-serial".into(), "chardev:console".into()]);
+    argv
+}
+
+/// `PREFIX,KEY=FILE` with QEMU's commas doubled.
+fn option(prefix: &str, key: &str, file: &std::path::Path) -> OsString {
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    let mut text = format!("{prefix},{key}=").into_bytes();
+    for byte in file.as_os_str().as_bytes() {
+        if *byte == b',' {
+            text.push(b',');
+        }
+        text.push(*byte);
+    }
+    OsString::from_vec(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> RunSpec {
+        RunSpec {
+            arch: Arch::Amd64,
+            disk: "d,1.raw".into(),
+            persist: false,
+            memory: 2048,
+            cpus: 2,
+            forwards: vec![Forward { host: 8080, guest: 80 }],
+            headless: true,
+            serial: Serial::File("console.log".into()),
+            firmware: "CODE.fd".into(),
+            variables: "VARS.fd".into(),
+            data: "data".into(),
+            stick: None,
+            acceleration: Acceleration::Tcg,
+        }
+    }
+
+    fn line(spec: &RunSpec) -> String {
+        argv(spec).iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_headless_run() {
+        assert_eq!(
+            line(&spec()),
+            "-nodefaults -no-user-config -machine q35 -cpu max -accel tcg,thread=multi -m 2048 -smp 2 -L data \
+             -drive if=pflash,format=raw,unit=0,readonly=on,file=CODE.fd \
+             -drive if=pflash,format=raw,unit=1,file=VARS.fd \
+             -drive if=none,id=disk,format=raw,discard=unmap,snapshot=on,file=d,,1.raw \
+             -device virtio-blk-pci,drive=disk,bootindex=0 \
+             -netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80 -device virtio-net-pci,netdev=net,romfile= \
+             -device virtio-rng-pci -device i6300esb -action watchdog=reset -display none \
+             -chardev file,id=console,path=console.log -serial chardev:console"
+        );
+    }
+
+    #[test]
+    fn a_kept_disk_on_the_terminal() {
+        let kept =
+            RunSpec { persist: true, serial: Serial::Terminal, acceleration: Acceleration::Kvm, ..spec() };
+        let line = line(&kept);
+        assert!(
+            !line.contains("snapshot") && line.contains("-accel kvm") && line.contains("-cpu host"),
+            "{line}"
+        );
+        assert!(line.contains("-chardev stdio,id=console,mux=on,signal=on -mon console"), "{line}");
+    }
+
+    #[test]
+    fn forwards_are_two_ports() {
+        assert_eq!("8080:80".parse(), Ok(Forward { host: 8080, guest: 80 }));
+        for text in ["80", "0:80", "80:", "x:1", "70000:1"] {
+            assert_eq!(text.parse::<Forward>(), Err(BadForward(text.into())));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! One device through its life: first boot, power cut, boot again, a changed block.
+
+use crate::vm::{Opts, Vm};
+use forge::disk::gpt;
+use forge::model::Arch;
+use forge::run::tools::ToolRoot;
+use forge::tree::Content;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A minute on an idle machine; this long on one that builds at the same time.
+const BOOT: Duration = Duration::from_secs(400);
+/// Room for slot B and state.
+const DISK: u64 = 8 << 30;
+
+#[test]
+fn a_device_starts_survives_a_power_cut_and_refuses_a_changed_block() {
+    let Some((disk, opts)) = given() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("device.raw");
+    forge::run::disk::unpack(&disk, &own, DISK).unwrap();
+
+    let mut first = Vm::boot(&own, &opts);
+    let took = first.wait_for("boot complete, good", BOOT);
+    println!("first boot to boot-complete.target and blessed: {took:?}");
+    assert!(!first.has_said("Failed to start"), "{}", first.console.tail());
+    answers(&first, &opts);
+    // Right after it was blessed, with everything still in flight.
+    first.power_off_hard();
+
+    let mut second = Vm::boot(&own, &opts);
+    let took = second.wait_for("boot complete, clean", BOOT);
+    println!("after a power cut: {took:?}");
+    assert!(!second.has_said("Creating filesystem"), "state was made again:\n{}", second.console.tail());
+    answers(&second, &opts);
+    second.power_off_hard();
+
+    // The superblock of EROFS is read by every boot.
+    flip_in_root(&own, opts.arch, 1024 + 64);
+    let mut third = Vm::boot(&own, &opts);
+    third.wait_for("is corrupted", BOOT);
+    third.wait_for("dm-verity device corrupted", BOOT);
+    // It restarts by itself, and gets no further the next time.
+    third.wait_for("is corrupted", BOOT);
+    assert!(!third.has_said("boot complete"), "changed bytes were run");
+}
+
+/// The disk and what boots it, from the environment; `None`, said aloud, where there is none.
+fn given() -> Option<(PathBuf, Opts)> {
+    let var = |name: &str| forge::host::env::var(name);
+    match (var("FORGE_TEST_DISK"), var("FORGE_TEST_TOOLS")) {
+        (Some(disk), Some(tools)) => {
+            let host = Arch::host().unwrap();
+            let arch = var("FORGE_TEST_ARCH").map_or(host, |a| a.parse().unwrap());
+            let ports = var("FORGE_TEST_HTTP").map(|port| port.parse().unwrap()).into_iter().collect();
+            Some((disk.into(), Opts { tools: ToolRoot::new(tools, host), arch, ports }))
+        }
+        _ if var("FORGE_TEST_REQUIRE_TOOLS").is_some() => {
+            panic!("FORGE_TEST_DISK or FORGE_TEST_TOOLS is not set")
+        }
+        _ => {
+            println!("skipped: no FORGE_TEST_DISK and FORGE_TEST_TOOLS");
+            None
+        }
+    }
+}
+
+/// Every port that a workload listens on answers with success.
+fn answers(vm: &Vm, opts: &Opts) {
+    for port in &opts.ports {
+        let answer = vm.http_get(*port, BOOT);
+        assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
+}
+
+/// Changes one byte of slot A's root at `offset`.
+fn flip_in_root(disk: &std::path::Path, arch: Arch, offset: u64) {
+    let file = File::options().read(true).write(true).open(disk).unwrap();
+    let length = file.metadata().unwrap().len();
+    let content = Content::Range { file: Arc::new(file.try_clone().unwrap()), offset: 0, length };
+    let table = gpt::Table::decode(&content).unwrap();
+    let root = table
+        .partitions
+        .iter()
+        .find(|p| p.type_guid == gpt::PartitionType::Root(arch).guid())
+        .expect("a root partition");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, root.offset + offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], root.offset + offset).unwrap();
+}

@@ -1,0 +1,134 @@
+//! A device in QEMU that ends with the test.
+
+use crate::console::Console;
+use forge::model::Arch;
+use forge::run::qemu::{self, Acceleration, Forward, RunSpec, Serial};
+use forge::run::tools::ToolRoot;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a device is booted with.
+pub struct Opts {
+    /// Emulator and firmware.
+    pub tools: ToolRoot,
+    /// The disk's architecture.
+    pub arch: Arch,
+    /// Ports of the device that the test talks to.
+    pub ports: Vec<u16>,
+}
+
+/// A running device. Dropping it pulls the plug.
+pub struct Vm {
+    child: Child,
+    pub console: Console,
+    forwards: Vec<Forward>,
+    /// Where in the console's text the next [`Vm::wait_for`] looks from.
+    at: usize,
+}
+
+impl Vm {
+    /// Boots `disk`, a raw disk of the test's own, which keeps what the device writes. Firmware variables and console lie
+    /// beside it.
+    pub fn boot(disk: &Path, opts: &Opts) -> Vm {
+        let beside = |name: &str| -> PathBuf { disk.with_extension(name) };
+        let (code, empty) = qemu::firmware(opts.arch);
+        let variables = beside("vars");
+        if !variables.exists() {
+            std::fs::copy(opts.tools.file(empty).unwrap(), &variables).unwrap();
+        }
+        let console = beside("console");
+        let _ = std::fs::remove_file(&console); // of the boot before
+        let forwards: Vec<Forward> =
+            opts.ports.iter().map(|guest| Forward { host: free_port(), guest: *guest }).collect();
+        let spec = RunSpec {
+            arch: opts.arch,
+            disk: disk.into(),
+            persist: true,
+            memory: 2048,
+            cpus: 2,
+            forwards: forwards.clone(),
+            headless: true,
+            serial: Serial::File(console.clone()),
+            firmware: opts.tools.file(code).unwrap(),
+            variables,
+            data: opts.tools.path().join("usr/share/qemu"),
+            stick: None,
+            // Equal everywhere the tests run.
+            acceleration: Acceleration::Tcg,
+        };
+        let call = opts.tools.command(qemu::program(opts.arch)).unwrap().args(qemu::argv(&spec));
+        let child = call.command().stdin(Stdio::null()).spawn().unwrap();
+        Vm { child, console: Console::new(&console), forwards, at: 0 }
+    }
+
+    /// Waits until the console says `text`, after what was waited for last; how long that took. Panics with the
+    /// console's last lines when `timeout` passes or the emulator ends.
+    pub fn wait_for(&mut self, text: &str, timeout: Duration) -> Duration {
+        let start = Instant::now();
+        loop {
+            self.console.read();
+            if let Some(n) = self.console.text()[self.at..].find(text) {
+                self.at += n + text.len();
+                return start.elapsed();
+            }
+            let ended = self.child.try_wait().unwrap();
+            let tail = || self.console.tail();
+            assert!(ended.is_none(), "the emulator ended ({ended:?}) before `{text}`:\n{}", tail());
+            assert!(start.elapsed() < timeout, "no `{text}` after {timeout:?}:\n{}", tail());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Whether the console has said `text` since it was turned on.
+    pub fn has_said(&mut self, text: &str) -> bool {
+        self.console.read();
+        self.console.text().contains(text)
+    }
+
+    /// Asks `http://DEVICE:guest/` and tries again until something answers; the whole answer with its head.
+    pub fn http_get(&self, guest: u16, timeout: Duration) -> String {
+        let port = self.forwards.iter().find(|f| f.guest == guest).expect("a port of Opts::ports").host;
+        let start = Instant::now();
+        loop {
+            let answer = ask(port).unwrap_or_default();
+            if answer.starts_with("HTTP/") {
+                return answer;
+            }
+            assert!(start.elapsed() < timeout, "nothing answers on port {guest}:\n{}", self.console.tail());
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Pulls the plug.
+    pub fn power_off_hard(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn ask(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: device\r\nConnection: close\r\n\r\n")?;
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A port that was free a moment ago: the emulator takes no listening socket.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
