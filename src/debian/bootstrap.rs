@@ -285,13 +285,10 @@ impl<'a> Bootstrap<'a> {
         for dir in ["info", "updates", "triggers", "alternatives", "parts"] {
             std::fs::create_dir_all(admin.join(dir))?;
         }
-        for (name, text) in [
-            ("info/format", "1\n"),
-            ("available", ""),
-            ("diversions", ""),
-            ("statoverride", ""),
-            ("triggers/Unincorp", ""),
-        ] {
+        let arch = format!("{}\n", self.spec.arch);
+        for (name, text) in
+            [("info/format", "1\n"), ("arch", &arch), ("diversions", ""), ("triggers/Unincorp", "")]
+        {
             if !admin.join(name).exists() {
                 put(&admin.join(name), text.as_bytes(), 0o644)?;
             }

@@ -166,7 +166,7 @@ impl<R: Read> Deb<R> {
     /// [`BadDeb`], naming what is wrong.
     pub fn data(mut self) -> Result<Data<R>, BadDeb> {
         let header = member(&mut self.source, "data.tar")?;
-        let limit = header.size.saturating_mul(MAX_RATIO).max(RATIO_FROM).min(MAX_DATA);
+        let limit = header.size.saturating_mul(MAX_RATIO).clamp(RATIO_FROM, MAX_DATA);
         let decoder = Decoder::new(self.source.take(header.size), &header.suffix)?;
         Ok(Reader::new(Stream(Bounded::new(decoder, "data.tar", limit))))
     }

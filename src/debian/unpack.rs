@@ -123,6 +123,9 @@ struct State {
     times: BTreeMap<TreePath, i64>,
 }
 
+/// Ranks and what their archives list.
+type Lists = Vec<(usize, Vec<TreePath>)>;
+
 /// Unpacks packages below a directory, stage by stage.
 pub struct Unpacker {
     root: OwnedFd,
@@ -199,7 +202,7 @@ impl Unpacker {
             }
             Ok(done)
         };
-        let results: Vec<anyhow::Result<Vec<(usize, Vec<TreePath>)>>> = std::thread::scope(|scope| {
+        let results: Vec<anyhow::Result<Lists>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (1..jobs.max(1)).map(|_| scope.spawn(work)).collect();
             let mine = work();
             let theirs =
