@@ -342,7 +342,7 @@ impl<'a> Bootstrap<'a> {
             for (file, (bytes, mode)) in &control.files {
                 put(&admin.join(format!("info/{name}.{file}")), bytes, *mode)?;
             }
-            status += &database::status(control, &database::conffiles(control)?);
+            status += &database::status(control);
             let list = self.lists.get(rank).map(Vec::as_slice).unwrap_or_default();
             activated.extend(self.triggers.activated(control, list));
         }

@@ -1,1 +1,3 @@
 //! Integration tests, a file a stage.
+
+mod bootstrap;
