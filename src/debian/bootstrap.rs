@@ -10,7 +10,8 @@
 use super::configure::{self, Scripts};
 use super::database::{self, Triggers};
 use super::deb::{Control, Deb};
-use super::unpack::{Hashed, OrderMatters, Rules, Source, Unpacker};
+use super::rules::Rules;
+use super::unpack::{Hashed, OrderMatters, Source, Unpacker};
 use crate::host::cancel::Cancel;
 use crate::host::sandbox;
 use crate::model::{Arch, Digest, Epoch};

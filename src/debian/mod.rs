@@ -5,4 +5,5 @@ pub mod clean;
 pub mod configure;
 pub mod database;
 pub mod deb;
+pub mod rules;
 pub mod unpack;

@@ -10,6 +10,7 @@
 //! dpkg-statoverride(1)); conffiles are put beside their place, where `dpkg --configure` finds them.
 
 use super::deb::Deb;
+use super::rules::Rules;
 use crate::host::cancel::Cancel;
 use crate::model::digest::Hasher;
 use crate::model::{Digest, Epoch};
@@ -58,52 +59,6 @@ pub struct Source {
 
 /// Whether the package of the first rank `Replaces` that of the second.
 pub type Replaces<'a> = &'a (dyn Fn(usize, usize) -> bool + Sync);
-
-/// What there is to know about the tree before unpacking: dpkg's own records.
-#[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// From a path to its other place and the package that is exempt.
-    pub diversions: BTreeMap<TreePath, (TreePath, String)>,
-    /// Owner, group and mode by path.
-    pub overrides: BTreeMap<TreePath, (u32, u32, u32)>,
-}
-
-impl Rules {
-    /// Reads `var/lib/dpkg/diversions` (three lines each: from, to, package) and `statoverride` (`user group mode path`,
-    /// names being those of the tree's own `etc/passwd` and `etc/group`).
-    ///
-    /// # Errors
-    /// Names the line that makes no sense.
-    pub fn parse(diversions: &str, statoverride: &str, passwd: &str, group: &str) -> anyhow::Result<Rules> {
-        let mut rules = Rules::default();
-        let lines: Vec<&str> = diversions.lines().collect();
-        for three in lines.chunks(3) {
-            let [from, to, package] = three else {
-                bail!("reading diversions: the last one has not three lines")
-            };
-            rules.diversions.insert(TreePath::parse(from)?, (TreePath::parse(to)?, (*package).into()));
-        }
-        let id = |name: &str, names: &str| match name.strip_prefix('#') {
-            Some(number) => number.parse().ok(),
-            None => names.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
-            }),
-        };
-        for line in statoverride.lines() {
-            let parsed = || {
-                let mut fields = line.splitn(4, ' ');
-                let (user, group_name, mode) = (fields.next()?, fields.next()?, fields.next()?);
-                let mode = u32::from_str_radix(mode, 8).ok()?;
-                let path = TreePath::parse(fields.next()?).ok()?;
-                Some((path, (id(user, passwd)?, id(group_name, group)?, mode)))
-            };
-            let (path, entry) = parsed().ok_or_else(|| anyhow!("reading statoverride `{line}`"))?;
-            rules.overrides.insert(path, entry);
-        }
-        Ok(rules)
-    }
-}
 
 /// Who brought what is at a path.
 struct Claim {
@@ -689,8 +644,6 @@ mod tests {
         let read = |s: &str| std::fs::read(dir.path().join("tree").join(s)).unwrap();
         assert_eq!((read("f"), read("f.real")), (b"b".to_vec(), b"a".to_vec()));
         assert_eq!(std::fs::metadata(dir.path().join("tree/d")).unwrap().mode() & 0o7777, 0o750);
-        assert!(Rules::parse("/f\n", "", "", "").is_err());
-        assert!(Rules::parse("", "nobody root 755 /x", "", "root:x:0:").is_err());
     }
 
     #[test]
