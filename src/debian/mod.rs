@@ -7,3 +7,24 @@ pub mod database;
 pub mod deb;
 pub mod rules;
 pub mod unpack;
+//!
+//! | file | in → out |
+//! |---|---|
+//! | [`sources`] | the machine's apt configuration → where a distribution's archive is |
+//! | [`openpgp`] | clear-signed text, keyring → the text that a trusted key signed |
+//! | [`release`] | that text → dates, names, digests of the indices |
+//! | [`deb822`] | control text → paragraphs → fields |
+//! | [`packages`] | `Packages` files → `Index` |
+//! | [`version`], [`relation`] | the words of dependencies |
+//! | [`solve`] | index, request → the set of packages that apt would install |
+//! | [`archive`] | all of it over HTTP: sources → index; packages → verified blobs |
+
+pub mod archive;
+pub mod deb822;
+pub mod openpgp;
+pub mod packages;
+pub mod relation;
+pub mod release;
+pub mod solve;
+pub mod sources;
+pub mod version;

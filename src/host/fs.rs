@@ -174,7 +174,7 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
 
 /// An exclusive lock on a file, held until dropped, and let go by the kernel when the process dies.
 #[derive(Debug)]
-pub struct FileLock(#[allow(dead_code, reason = "dropping it unlocks")] File);
+pub struct FileLock(File);
 
 impl FileLock {
     /// Waits for the lock on `path`, which is made when missing.
@@ -182,10 +182,35 @@ impl FileLock {
     /// # Errors
     /// What the file system says.
     pub fn acquire(path: &Path) -> io::Result<FileLock> {
-        make_parent(path)?;
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path)?;
+        let file = FileLock::open(path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(FileLock(file))
+    }
+
+    /// The lock on `path`, which is made when missing; `None` while another holds it. For waits that must end on Ctrl-C.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn try_acquire(path: &Path) -> io::Result<Option<FileLock>> {
+        let file = FileLock::open(path)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(FileLock(file))),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The locked file itself, for locks on a file that is being written; the lock lasts as long as either lives.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn file(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        make_parent(path)?;
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
     }
 }
 

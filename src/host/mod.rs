@@ -1,6 +1,7 @@
 //! The edge of the house: every effect on the machine goes through here.
 //!
-//! Files ([`fs`]), processes ([`tool`]), the clock ([`clock`]), the environment ([`env`]), cancellation ([`cancel`]).
+//! Files ([`fs`]), processes ([`tool`]), the clock ([`clock`]), the environment ([`mod@env`]), HTTP ([`http`]),
+//! cancellation ([`cancel`]).
 //! The lint configuration denies these effects everywhere else, with the name of what to call here.
 #![allow(clippy::disallowed_methods)]
 
@@ -9,4 +10,5 @@ pub mod clock;
 pub mod env;
 pub mod fs;
 pub mod sandbox;
+pub mod http;
 pub mod tool;

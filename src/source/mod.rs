@@ -1,1 +1,3 @@
 //! Inputs from outside, one file a kind: a reference in, a verified blob by digest out.
+
+pub mod blobs;
