@@ -10,6 +10,7 @@
 use super::configure::{self, Scripts};
 use super::database::{self, Triggers};
 use super::deb::{Control, Deb};
+use super::relation;
 use super::rules::Rules;
 use super::unpack::{Hashed, OrderMatters, Source, Unpacker};
 use crate::host::cancel::Cancel;
@@ -318,10 +319,16 @@ impl<'a> Bootstrap<'a> {
             })
         };
         let sources: Vec<Source> = ranks.iter().map(source).collect::<anyhow::Result<_>>()?;
+        let mut replaced = vec![];
+        for Opened { package, control, .. } in &self.packages {
+            let clauses = relation::parse(control.field("Replaces").unwrap_or_default(), self.spec.arch)
+                .with_context(|| format!("reading what {} replaces", package.name))?;
+            replaced.push(clauses);
+        }
         let packages = &self.packages;
         let replaces = |a: usize, b: usize| {
-            let field = packages[a].control.field("Replaces").unwrap_or_default();
-            configure::names(field).flatten().any(|name| name == packages[b].package.name)
+            let Package { name, version, .. } = &packages[b].package;
+            replaced[a].iter().flat_map(|c| c.alternatives()).any(|r| r.name == *name && r.admits(version))
         };
         // Killing the sandbox is how this is cancelled.
         let cancel = Cancel::default();

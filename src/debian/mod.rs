@@ -1,12 +1,4 @@
 //! Debian and Ubuntu archives: from a suite's name to a configured tree.
-
-pub mod bootstrap;
-pub mod clean;
-pub mod configure;
-pub mod database;
-pub mod deb;
-pub mod rules;
-pub mod unpack;
 //!
 //! | file | in → out |
 //! |---|---|
@@ -18,13 +10,26 @@ pub mod unpack;
 //! | [`version`], [`relation`] | the words of dependencies |
 //! | [`solve`] | index, request → the set of packages that apt would install |
 //! | [`archive`] | all of it over HTTP: sources → index; packages → verified blobs |
+//! | [`deb`] | a package → its control information and contents |
+//! | [`unpack`], [`rules`] | packages → files below a directory |
+//! | [`database`] | control information → what dpkg remembers |
+//! | [`configure`] | dependencies → waves; scripts and dpkg in the sandbox |
+//! | [`clean`] | a configured tree → one without traces of its making |
+//! | [`bootstrap`] | all of it: packages on disk → one deterministic tar |
 
 pub mod archive;
+pub mod bootstrap;
+pub mod clean;
+pub mod configure;
+pub mod database;
+pub mod deb;
 pub mod deb822;
 pub mod openpgp;
 pub mod packages;
 pub mod relation;
 pub mod release;
+pub mod rules;
 pub mod solve;
 pub mod sources;
+pub mod unpack;
 pub mod version;

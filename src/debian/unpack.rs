@@ -373,15 +373,15 @@ impl Stage<'_> {
                     let (mine, theirs) =
                         ((self.replaces)(source.rank, other), (self.replaces)(other, source.rank));
                     match (mine, theirs) {
-                        (true, true) if other > source.rank => return Ok(Place::Yield),
-                        (false, true) => {
+                        // Each replaces the other: the later one has it, as when dpkg unpacks them in that order.
+                        (mine, true) if !mine || other > source.rank => {
                             state.lost.insert((source.rank, path));
                             return Ok(Place::Yield);
                         }
                         (true, _) => {
                             state.lost.insert((other, path.clone()));
                         }
-                        (false, false) => bail!(
+                        (false, _) => bail!(
                             "`/{path}` is also in {other_name}, and neither {} nor {other_name} replaces the other",
                             source.name
                         ),

@@ -9,6 +9,6 @@ pub mod cancel;
 pub mod clock;
 pub mod env;
 pub mod fs;
-pub mod sandbox;
 pub mod http;
+pub mod sandbox;
 pub mod tool;

@@ -1,5 +1,5 @@
 //! Integration tests, a file a stage.
 
-mod bootstrap;
 mod archive;
+mod bootstrap;
 mod support;
