@@ -55,6 +55,12 @@ const EXPLAINED: &[(&str, &str)] = &[
     ("etc/resolv.conf", "mmdebstrap copies the machine's"),
     ("etc/.resolv.conf.systemd-resolved.bak", "of the machine's"),
     ("etc/fstab", "mmdebstrap writes a comment"),
+    ("etc/passwd-", "state of before the last change"),
+    ("etc/group-", "state of before the last change"),
+    ("etc/shadow-", "state of before the last change"),
+    ("etc/gshadow-", "state of before the last change"),
+    ("etc/subuid-", "state of before the last change"),
+    ("etc/subgid-", "state of before the last change"),
     ("etc/machine-id", "says `uninitialized`, so that the first boot is known as such"),
     ("etc/apt/sources.list", "is another layer's"),
     ("etc/apt/apt.conf.d/99mmdebstrap", "mmdebstrap's own"),
@@ -78,17 +84,11 @@ const EXPLAINED: &[(&str, &str)] = &[
 /// The same lines in another order: users get numbers, and triggers lines, in the order of unpacking and configuring.
 const REORDERED: &[&str] = &[
     "etc/passwd",
-    "etc/passwd-",
     "etc/group",
-    "etc/group-",
     "etc/shadow",
-    "etc/shadow-",
     "etc/gshadow",
-    "etc/gshadow-",
     "etc/subuid",
     "etc/subgid",
-    "etc/subuid-",
-    "etc/subgid-",
     "var/lib/dpkg/triggers/File",
 ];
 
