@@ -10,7 +10,9 @@
 use super::configure::{self, Scripts};
 use super::database::{self, Triggers};
 use super::deb::{Control, Deb};
-use super::unpack::{Hashed, OrderMatters, Rules, Source, Unpacker};
+use super::relation;
+use super::rules::Rules;
+use super::unpack::{Hashed, OrderMatters, Source, Unpacker};
 use crate::host::cancel::Cancel;
 use crate::host::sandbox;
 use crate::model::{Arch, Digest, Epoch};
@@ -285,13 +287,10 @@ impl<'a> Bootstrap<'a> {
         for dir in ["info", "updates", "triggers", "alternatives", "parts"] {
             std::fs::create_dir_all(admin.join(dir))?;
         }
-        for (name, text) in [
-            ("info/format", "1\n"),
-            ("available", ""),
-            ("diversions", ""),
-            ("statoverride", ""),
-            ("triggers/Unincorp", ""),
-        ] {
+        let arch = format!("{}\n", self.spec.arch);
+        for (name, text) in
+            [("info/format", "1\n"), ("arch", &arch), ("diversions", ""), ("triggers/Unincorp", "")]
+        {
             if !admin.join(name).exists() {
                 put(&admin.join(name), text.as_bytes(), 0o644)?;
             }
@@ -320,10 +319,16 @@ impl<'a> Bootstrap<'a> {
             })
         };
         let sources: Vec<Source> = ranks.iter().map(source).collect::<anyhow::Result<_>>()?;
+        let mut replaced = vec![];
+        for Opened { package, control, .. } in &self.packages {
+            let clauses = relation::parse(control.field("Replaces").unwrap_or_default(), self.spec.arch)
+                .with_context(|| format!("reading what {} replaces", package.name))?;
+            replaced.push(clauses);
+        }
         let packages = &self.packages;
         let replaces = |a: usize, b: usize| {
-            let field = packages[a].control.field("Replaces").unwrap_or_default();
-            configure::names(field).flatten().any(|name| name == packages[b].package.name)
+            let Package { name, version, .. } = &packages[b].package;
+            replaced[a].iter().flat_map(|c| c.alternatives()).any(|r| r.name == *name && r.admits(version))
         };
         // Killing the sandbox is how this is cancelled.
         let cancel = Cancel::default();
@@ -345,7 +350,7 @@ impl<'a> Bootstrap<'a> {
             for (file, (bytes, mode)) in &control.files {
                 put(&admin.join(format!("info/{name}.{file}")), bytes, *mode)?;
             }
-            status += &database::status(control, &database::conffiles(control)?);
+            status += &database::status(control);
             let list = self.lists.get(rank).map(Vec::as_slice).unwrap_or_default();
             activated.extend(self.triggers.activated(control, list));
         }

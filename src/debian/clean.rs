@@ -4,6 +4,7 @@
 
 use super::bootstrap::Variant;
 use anyhow::Context as _;
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ const FILES: [&str; 10] = [
     "/etc/adjtime",
     "/etc/ssl/private/ssl-cert-snakeoil.key",
 ];
-/// Directories whose content goes.
+/// Directories whose content goes, but for the empty directories that packages have there.
 const CONTENTS: [&str; 4] =
     ["/var/lib/apt/lists", "/var/cache/apt/archives", "/var/cache/debconf/tmp.ci", "/var/tmp"];
 /// Directories in which files of these endings go: the state of before the last change.
@@ -53,9 +54,7 @@ pub fn clean(variant: Variant) -> anyhow::Result<()> {
         }
     }
     for dir in CONTENTS {
-        for path in entries(Path::new(dir))? {
-            remove(&path)?;
-        }
+        remove_files(Path::new(dir), |_| true)?;
     }
     for (dir, ending) in OLD {
         for path in entries(Path::new(dir))? {
@@ -64,7 +63,8 @@ pub fn clean(variant: Variant) -> anyhow::Result<()> {
             }
         }
     }
-    empty_logs(Path::new("/var/log"))?;
+    // Empty logs stay: their owners and modes were set with care.
+    remove_files(Path::new("/var/log"), |meta| meta.len() > 0)?;
     // A regular file is of this machine; a link is systemd-resolved's.
     if Path::new("/etc/resolv.conf").symlink_metadata().is_ok_and(|m| m.is_file()) {
         remove(Path::new("/etc/resolv.conf"))?;
@@ -90,13 +90,13 @@ pub fn clean(variant: Variant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes away logs that have something in them. Empty ones stay: their owners and modes were set with care.
-fn empty_logs(dir: &Path) -> anyhow::Result<()> {
+/// Takes away what is no directory and is wanted away, at any depth.
+fn remove_files(dir: &Path, away: fn(&Metadata) -> bool) -> anyhow::Result<()> {
     for path in entries(dir)? {
         let meta = path.symlink_metadata()?;
         if meta.is_dir() {
-            empty_logs(&path)?;
-        } else if meta.is_file() && meta.len() > 0 {
+            remove_files(&path, away)?;
+        } else if away(&meta) {
             remove(&path)?;
         }
     }

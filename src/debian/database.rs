@@ -29,7 +29,7 @@ pub fn conffiles(control: &Control) -> anyhow::Result<BTreeSet<TreePath>> {
 }
 
 /// The status file's paragraph of a package that is unpacked and not configured, with the empty line behind it.
-pub fn status(control: &Control, conffiles: &BTreeSet<TreePath>) -> String {
+pub fn status(control: &Control) -> String {
     let mut out = String::new();
     for (name, value) in fields(&control.text) {
         if name.eq_ignore_ascii_case("Status") || name.eq_ignore_ascii_case("Conffiles") {
@@ -41,11 +41,14 @@ pub fn status(control: &Control, conffiles: &BTreeSet<TreePath>) -> String {
             out.push_str("Status: install ok unpacked\n");
         }
     }
-    if !conffiles.is_empty() {
-        out.push_str("Conffiles:\n");
-        for path in conffiles {
-            out.push_str(&format!(" /{path} newconffile\n"));
-        }
+    let mut head = "Conffiles:\n";
+    for line in control.lines("conffiles") {
+        let (path, flag) = match line.strip_prefix("remove-on-upgrade") {
+            Some(path) => (path.trim(), " remove-on-upgrade"),
+            None => (line, ""),
+        };
+        out.push_str(&format!("{head} {path} newconffile{flag}\n"));
+        head = "";
     }
     out.push('\n');
     out
@@ -141,10 +144,11 @@ mod tests {
             &[("conffiles", "/etc/a\nremove-on-upgrade /etc/old\n")],
         );
         assert_eq!(
-            status(&a, &conffiles(&a).unwrap()),
+            status(&a),
             "Package: a\nStatus: install ok unpacked\nArchitecture: amd64\nMulti-Arch: same\nDescription: x\n y\n .\n z\n\
-             Conffiles:\n /etc/a newconffile\n\n"
+             Conffiles:\n /etc/a newconffile\n /etc/old newconffile remove-on-upgrade\n\n"
         );
+        assert_eq!(conffiles(&a).unwrap().len(), 1);
         assert_eq!(info_name(&a), "a:amd64");
         let paths = ["./", "./usr/", "./usr/x"].map(|p| TreePath::parse(p).unwrap());
         assert_eq!(list(&paths), "/.\n/usr\n/usr/x\n");

@@ -10,6 +10,12 @@
 //! | [`version`], [`relation`] | the words of dependencies |
 //! | [`solve`] | index, request → the set of packages that apt would install |
 //! | [`archive`] | all of it over HTTP: sources → index; packages → verified blobs |
+//! | [`deb`] | a package → its control information and contents |
+//! | [`unpack`], [`rules`] | packages → files below a directory |
+//! | [`database`] | control information → what dpkg remembers |
+//! | [`configure`] | dependencies → waves; scripts and dpkg in the sandbox |
+//! | [`clean`] | a configured tree → one without traces of its making |
+//! | [`bootstrap`] | all of it: packages on disk → one deterministic tar |
 
 pub mod archive;
 pub mod bootstrap;
@@ -22,6 +28,7 @@ pub mod openpgp;
 pub mod packages;
 pub mod relation;
 pub mod release;
+pub mod rules;
 pub mod solve;
 pub mod sources;
 pub mod unpack;

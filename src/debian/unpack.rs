@@ -10,6 +10,7 @@
 //! dpkg-statoverride(1)); conffiles are put beside their place, where `dpkg --configure` finds them.
 
 use super::deb::Deb;
+use super::rules::Rules;
 use crate::host::cancel::Cancel;
 use crate::model::digest::Hasher;
 use crate::model::{Digest, Epoch};
@@ -59,52 +60,6 @@ pub struct Source {
 /// Whether the package of the first rank `Replaces` that of the second.
 pub type Replaces<'a> = &'a (dyn Fn(usize, usize) -> bool + Sync);
 
-/// What there is to know about the tree before unpacking: dpkg's own records.
-#[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// From a path to its other place and the package that is exempt.
-    pub diversions: BTreeMap<TreePath, (TreePath, String)>,
-    /// Owner, group and mode by path.
-    pub overrides: BTreeMap<TreePath, (u32, u32, u32)>,
-}
-
-impl Rules {
-    /// Reads `var/lib/dpkg/diversions` (three lines each: from, to, package) and `statoverride` (`user group mode path`,
-    /// names being those of the tree's own `etc/passwd` and `etc/group`).
-    ///
-    /// # Errors
-    /// Names the line that makes no sense.
-    pub fn parse(diversions: &str, statoverride: &str, passwd: &str, group: &str) -> anyhow::Result<Rules> {
-        let mut rules = Rules::default();
-        let lines: Vec<&str> = diversions.lines().collect();
-        for three in lines.chunks(3) {
-            let [from, to, package] = three else {
-                bail!("reading diversions: the last one has not three lines")
-            };
-            rules.diversions.insert(TreePath::parse(from)?, (TreePath::parse(to)?, (*package).into()));
-        }
-        let id = |name: &str, names: &str| match name.strip_prefix('#') {
-            Some(number) => number.parse().ok(),
-            None => names.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
-            }),
-        };
-        for line in statoverride.lines() {
-            let parsed = || {
-                let mut fields = line.splitn(4, ' ');
-                let (user, group_name, mode) = (fields.next()?, fields.next()?, fields.next()?);
-                let mode = u32::from_str_radix(mode, 8).ok()?;
-                let path = TreePath::parse(fields.next()?).ok()?;
-                Some((path, (id(user, passwd)?, id(group_name, group)?, mode)))
-            };
-            let (path, entry) = parsed().ok_or_else(|| anyhow!("reading statoverride `{line}`"))?;
-            rules.overrides.insert(path, entry);
-        }
-        Ok(rules)
-    }
-}
-
 /// Who brought what is at a path.
 struct Claim {
     rank: usize,
@@ -122,6 +77,9 @@ struct State {
     lost: BTreeSet<(usize, TreePath)>,
     times: BTreeMap<TreePath, i64>,
 }
+
+/// Ranks and what their archives list.
+type Lists = Vec<(usize, Vec<TreePath>)>;
 
 /// Unpacks packages below a directory, stage by stage.
 pub struct Unpacker {
@@ -199,7 +157,7 @@ impl Unpacker {
             }
             Ok(done)
         };
-        let results: Vec<anyhow::Result<Vec<(usize, Vec<TreePath>)>>> = std::thread::scope(|scope| {
+        let results: Vec<anyhow::Result<Lists>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (1..jobs.max(1)).map(|_| scope.spawn(work)).collect();
             let mine = work();
             let theirs =
@@ -415,15 +373,15 @@ impl Stage<'_> {
                     let (mine, theirs) =
                         ((self.replaces)(source.rank, other), (self.replaces)(other, source.rank));
                     match (mine, theirs) {
-                        (true, true) if other > source.rank => return Ok(Place::Yield),
-                        (false, true) => {
+                        // Each replaces the other: the later one has it, as when dpkg unpacks them in that order.
+                        (mine, true) if !mine || other > source.rank => {
                             state.lost.insert((source.rank, path));
                             return Ok(Place::Yield);
                         }
                         (true, _) => {
                             state.lost.insert((other, path.clone()));
                         }
-                        (false, false) => bail!(
+                        (false, _) => bail!(
                             "`/{path}` is also in {other_name}, and neither {} nor {other_name} replaces the other",
                             source.name
                         ),
@@ -568,4 +526,164 @@ impl Read for &Hashed<'_> {
 /// Names the file.
 pub fn open(path: &PathBuf) -> anyhow::Result<File> {
     File::open(path).with_context(|| format!("opening {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::deb::tests::{deb, tar_of};
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn mine(node: Node) -> Node {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        node.owned(uid, gid)
+    }
+
+    fn package(rank: usize, name: &str, entries: &[(&str, Node)]) -> Source {
+        let entries: Vec<(&str, Node)> =
+            entries.iter().map(|(path, node)| (*path, mine(node.clone()))).collect();
+        raw(rank, name, &tar_of(&entries))
+    }
+
+    fn raw(rank: usize, name: &str, data: &[u8]) -> Source {
+        let control = ("control", Node::text(format!("Package: {name}\nVersion: 1\n"), 0o644));
+        let bytes = deb(&[control], data);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let conffiles = BTreeSet::from([TreePath::parse("etc/conf").unwrap()]);
+        Source { rank, name: name.into(), file, sha256: Digest::of(&bytes), conffiles }
+    }
+
+    /// Unpacks into `tree` below a directory that is otherwise empty and must stay so.
+    fn unpack(
+        sources: &[Source],
+        rules: &Rules,
+        replaces: Replaces<'_>,
+    ) -> (tempfile::TempDir, anyhow::Result<Unpacked>) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("tree");
+        std::fs::create_dir(&root).unwrap();
+        let mut unpacker = Unpacker::new(File::open(&root).unwrap().into(), Epoch(1_000_000_000));
+        let done = unpacker.unpack(sources, rules, replaces, 2, &Cancel::default());
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "something was written outside of the tree"
+        );
+        (dir, done)
+    }
+
+    fn refusal(sources: &[Source]) -> String {
+        format!("{:#}", unpack(sources, &Rules::default(), &|_, _| false).1.unwrap_err())
+    }
+
+    fn entry(name: &[u8], kind: tar::EntryType, link: &[u8]) -> Vec<u8> {
+        let mut h = tar::Header::new_ustar();
+        h.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name);
+        h.as_ustar_mut().unwrap().linkname[..link.len()].copy_from_slice(link);
+        h.set_entry_type(kind);
+        h.set_mode(0o644);
+        h.set_uid(u64::from(rustix::process::getuid().as_raw()));
+        h.set_gid(u64::from(rustix::process::getgid().as_raw()));
+        h.set_mtime(0);
+        h.set_size(0);
+        h.set_cksum();
+        h.as_bytes().to_vec()
+    }
+
+    #[test]
+    fn modes_times_links_and_conffiles() {
+        let mut old = Node::text("x", 0o4750);
+        old.mtime = 5;
+        let entries = [
+            ("usr/bin/tool", old.clone()),
+            ("usr/bin/z", Node { kind: NodeKind::HardLink(TreePath::parse("usr/bin/tool").unwrap()), ..old }),
+            ("etc/conf", Node::text("c", 0o600)),
+            ("usr/share", Node::dir(0o2775)),
+            ("link", Node::symlink("/usr")),
+        ];
+        let (dir, done) = unpack(&[package(0, "a", &entries)], &Rules::default(), &|_, _| false);
+        assert!(done.unwrap().lists[&0].contains(&TreePath::parse("etc/conf").unwrap()));
+        let stat = |s: &str| std::fs::symlink_metadata(dir.path().join("tree").join(s)).unwrap();
+        let tool = stat("usr/bin/tool");
+        assert_eq!((tool.mode() & 0o7777, tool.mtime(), tool.nlink()), (0o4750, 5, 2));
+        assert_eq!(stat("etc/conf.dpkg-new").mode() & 0o7777, 0o600);
+        assert_eq!(stat("usr/share").mode() & 0o7777, 0o2775);
+        assert!(stat("link").is_symlink());
+    }
+
+    #[test]
+    fn a_file_of_two_packages_needs_replaces() {
+        let two = || {
+            [
+                package(0, "a", &[("f", Node::text("a", 0o644))]),
+                package(1, "b", &[("f", Node::text("b", 0o644))]),
+            ]
+        };
+        let said = refusal(&two());
+        assert!(said.contains("`/f` is also in") && said.contains('a') && said.contains('b'), "{said}");
+        for winner in [0, 1] {
+            let (dir, done) = unpack(&two(), &Rules::default(), &|x, _| x == winner);
+            done.unwrap();
+            assert_eq!(std::fs::read(dir.path().join("tree/f")).unwrap(), [b"a", b"b"][winner]);
+        }
+    }
+
+    #[test]
+    fn diversions_and_statoverrides() {
+        let rules = Rules::parse("/f\n/f.real\nb\n", "#0 #0 750 /d\n", "", "").unwrap();
+        let mut rules = rules;
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        rules.overrides.values_mut().for_each(|o| (o.0, o.1) = (uid, gid));
+        let two = [
+            package(0, "a", &[("f", Node::text("a", 0o644)), ("d", Node::dir(0o755))]),
+            package(1, "b", &[("f", Node::text("b", 0o644))]),
+        ];
+        let (dir, done) = unpack(&two, &rules, &|_, _| false);
+        done.unwrap();
+        let read = |s: &str| std::fs::read(dir.path().join("tree").join(s)).unwrap();
+        assert_eq!((read("f"), read("f.real")), (b"b".to_vec(), b"a".to_vec()));
+        assert_eq!(std::fs::metadata(dir.path().join("tree/d")).unwrap().mode() & 0o7777, 0o750);
+    }
+
+    #[test]
+    fn escapes_devices_and_swaps_are_refused_or_stay_inside() {
+        use tar::EntryType::*;
+        let disk = NodeKind::BlockDevice { major: 8, minor: 0 };
+        let device = tar_of(&[
+            ("dev/sda", mine(Node { kind: disk, ..Node::dir(0o660) })),
+            ("dev", mine(Node::dir(0o755))),
+        ]);
+        for (says, data) in [
+            ("`..`", entry(b"../../x", Regular, b"")),
+            ("is a device", device),
+            ("which the package has not", entry(b"passwd", Link, b"/etc/passwd")),
+            ("`..`", entry(b"passwd", Link, b"../../etc/passwd")),
+            ("checksum", vec![b'x'; 512]),
+        ] {
+            let said = refusal(&[raw(0, "evil", &data)]);
+            assert!(said.contains(says) && said.contains("evil"), "{says}: {said}");
+        }
+        // A link to the outside, and a file through it: it leads to a directory of that name inside, or nowhere.
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().to_str().unwrap();
+        for link in [target, "../../../../../../../.."] {
+            let swap = [entry(b"dir", Symlink, link.as_bytes()), entry(b"dir/file", Regular, b"")].concat();
+            let _ = unpack(&[raw(0, "evil", &swap)], &Rules::default(), &|_, _| false);
+            let later = [
+                package(0, "evil", &[("dir", Node::symlink(link))]),
+                raw(1, "b", &entry(b"dir/file", Regular, b"")),
+            ];
+            let _ = unpack(&later, &Rules::default(), &|_, _| false);
+            assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_package_that_changed_since_it_was_locked_is_refused() {
+        let mut source = package(0, "a", &[("f", Node::text("a", 0o644))]);
+        source.sha256 = Digest::of("another");
+        let error = unpack(&[source], &Rules::default(), &|_, _| false).1.unwrap_err();
+        assert_eq!(crate::error::kind(&error), crate::error::Kind::Verify);
+    }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod archive;
+mod bootstrap;
 mod dependencies;
 mod disk;
 mod golden;
