@@ -3,6 +3,7 @@
 use crate::vm::{Opts, Vm};
 use forge::disk::gpt;
 use forge::model::Arch;
+use forge::run::qemu::Acceleration;
 use forge::run::tools::ToolRoot;
 use forge::tree::Content;
 use std::fs::File;
@@ -66,6 +67,17 @@ fn given() -> Option<(PathBuf, Opts)> {
             None
         }
     }
+}
+
+#[test]
+fn kvm_is_used_only_where_it_runs_the_firmware() {
+    let Some((_, opts)) = given() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let variables = dir.path().join("vars");
+    std::fs::copy(opts.tools.file(forge::run::qemu::firmware(opts.arch).1).unwrap(), &variables).unwrap();
+    let found = forge::run::acceleration(&opts.tools, opts.arch, &variables, &Default::default()).unwrap();
+    println!("acceleration here: {found:?}");
+    assert!(found == Acceleration::Tcg || std::path::Path::new("/dev/kvm").exists());
 }
 
 /// Every port that a workload listens on answers with success.
