@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_has_a_name_and_a_version() {
+    fn a_site_has_a_name() {
         let tree = compose(&spec(), &below()).unwrap();
         assert_eq!(read(&tree, "etc/os-release"), "ID=debian\nIMAGE_ID=store-042\n");
         assert_eq!(read(&tree, "etc/hostname"), "store-042\n");
