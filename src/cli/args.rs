@@ -16,7 +16,7 @@ use std::path::PathBuf;
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "A first image, from nothing:\n  forge init store && forge build store/forge.toml && forge run store/dist/store"
+    after_help = "A first image, from nothing:\n  forge init store && forge build store/site.toml && forge run dist/store"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -105,12 +105,12 @@ pub enum Verb {
     Push {
         /// A release directory, or an OCI layout
         path: PathBuf,
-        /// Where to: registry/repository[:tag]
+        /// Where to: registry/repository, and a tag behind a colon
         reference: String,
     },
     /// Pull an image with all architectures and signatures into an OCI layout
     Pull {
-        /// Where from: registry/repository[:tag|@digest]
+        /// Where from: registry/repository, and a tag or a digest
         reference: String,
         /// The layout's directory
         path: PathBuf,
@@ -183,9 +183,9 @@ pub struct Selection {
 /// How to build.
 #[derive(Debug, Args)]
 pub struct BuildOptions {
-    /// Where artifacts go: DIR/SITE/VERSION [default: `dist` beside the profile]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    /// Where artifacts go: DIR/SITE/VERSION
+    #[arg(long, value_name = "DIR", default_value = "dist")]
+    pub out: PathBuf,
     /// Fail when the lock is missing or out of date
     #[arg(long)]
     pub locked: bool,

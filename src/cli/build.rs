@@ -25,7 +25,6 @@ pub fn run(
         let lock = compose::locked(session, path, &profile, &shop, mode)?;
         let plan = compose::planned(&profile, &lock)?;
         let built = compose::made(session, &profile, &lock, &plan, &shop, options.jobs)?;
-        let beside = path.parent().unwrap_or(Path::new("")).join("dist");
         let env = release::Env {
             cache: &shop.cache,
             signer: &*signer,
@@ -33,7 +32,7 @@ pub fn run(
             cancel: &session.cancel,
             observer: &session.ui,
         };
-        let release = release::seal(&plan, &built, &lock, options.out.as_ref().unwrap_or(&beside), &env)?;
+        let release = release::seal(&plan, &built, &lock, &options.out, &env)?;
         let mut human = format!("{}\n", release.dir.display());
         for artifact in &release.manifest.artifacts {
             human += &format!("  {:>9}  {}\n", artifact.size.to_string(), artifact.path);
