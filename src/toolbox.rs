@@ -79,7 +79,7 @@ fn locked(packages: &[&str], arch: Arch, env: &Env<'_>) -> anyhow::Result<Lock> 
         now: clock::now(),
         cancel: env.cancel,
     };
-    let lock = lock::resolve(&demand, None, &resolving).context("choosing tools")?;
+    let lock = lock::resolve(&demand, lock::Moves::All, &resolving).context("choosing tools")?;
     fs::write_atomic(&path, lock.to_text().as_bytes(), 0o644)?;
     Ok(lock)
 }

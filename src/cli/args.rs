@@ -55,16 +55,18 @@ pub enum Verb {
         profiles: ProfileArgs,
     },
     /// Pin every input of a profile by digest, in PROFILE.lock beside it
-    #[command(after_help = "Examples:\n  forge lock store.toml\n  forge lock store.toml --update")]
+    #[command(
+        after_help = "Examples:\n  forge lock store.toml\n  forge lock store.toml --update\n  forge lock store.toml --update nginx openssl"
+    )]
     Lock {
         /// The profile
         profile: PathBuf,
         /// Overrides a value of the profile (`--set image.version=\"1.2\"`)
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
-        /// Moves what is locked to what the archives hold now
-        #[arg(long)]
-        update: bool,
+        /// Moves what is locked to what the archives hold now: the named packages, or all
+        #[arg(long, value_name = "NAME", num_args = 0..)]
+        update: Option<Vec<String>>,
     },
     /// Show what would be built: steps, which are cached and why not, sizes
     Plan {

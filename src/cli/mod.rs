@@ -96,7 +96,7 @@ fn session(ui: Ui, cache_dir: Option<PathBuf>) -> Result<Session, (Ui, anyhow::E
 fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Check { profiles } => compose::check(session, &profiles),
-        Verb::Lock { profile, set, update } => compose::lock(session, &profile, &set, update),
+        Verb::Lock { profile, set, update } => compose::lock(session, &profile, &set, update.as_deref()),
         Verb::Plan { profiles, selection } => compose::plan(session, &profiles, &selection),
         Verb::Build { profiles, selection, options } => build::run(session, &profiles, &selection, &options),
         Verb::Verify { path, key } => verify::run(session, &path, &key),
