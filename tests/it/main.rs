@@ -9,11 +9,15 @@
 
 mod archive;
 mod bootstrap;
+mod build;
 mod dependencies;
 mod disk;
+mod fixture;
 mod golden;
 mod layering;
 mod oci;
 mod podman;
 mod profile;
+mod release;
 mod support;
+mod user;
