@@ -118,10 +118,10 @@ fn started(cache: &Path, profile: &Path, out: &Path) -> Running {
     let mut child = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let mut said = String::new();
-    // The words of `debian::bootstrap` in the middle of its work, with dpkg running.
+    // Words of dpkg, which is then running in the sandbox.
     let begun =
-        lines.by_ref().inspect(|line| said += &format!("{line}\n")).any(|line| line.contains("configuring"));
-    assert!(begun, "the build ended before it configured packages:\n{said}");
+        lines.by_ref().inspect(|line| said += &format!("{line}\n")).any(|line| line.contains("Setting up "));
+    assert!(begun, "the build ended before dpkg ran:\n{said}");
     // What is said from here on must be read, or the program would wait for a reader.
     let out = std::thread::spawn(move || lines.fold(said, |said, line| said + &line + "\n"));
     std::thread::sleep(Duration::from_millis(500));

@@ -181,7 +181,7 @@ fn partition_tools_take_the_disk() {
     let content = forge::tree::Content::from(std::fs::read(&raw).unwrap());
     let image = forge::disk::DiskImage::open(content).unwrap();
     let cut = |kind: PartitionType| {
-        let found = image.table().partitions.iter().find(|p| p.kind.guid() == kind.guid());
+        let found = image.table().partitions.iter().find(|p| p.type_guid == kind.guid());
         let found = found.unwrap_or_else(|| panic!("no {kind:?}"));
         let path = scratch.path().join(format!("{}.part", found.name));
         let mut from = std::fs::File::open(&raw).unwrap();
