@@ -236,7 +236,7 @@ fn init_makes_what_check_accepts_and_build_builds() {
     let cache = shared.warm_cache_in(scratch.path());
     let dir = scratch.path().join("store");
     ok(forge(&cache).arg("init").arg(&dir));
-    let profile = dir.join("forge.toml");
+    let profile = dir.join(forge::profile::PROFILE);
     ok(forge(&cache).arg("check").arg(&profile));
     let said = refused(forge(&cache).arg("init").arg(&dir), 2);
     assert!(said.contains("is there already"), "{said}");

@@ -4,6 +4,7 @@
 //! what changed. Both test programs take it from here.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+use forge::host::fs::FileLock;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,6 +19,8 @@ pub struct Fixture {
     pub dir: PathBuf,
     /// The release.
     pub release: PathBuf,
+    /// Held while the process lives: another test program waits.
+    _lock: FileLock,
 }
 
 impl Fixture {
@@ -93,6 +96,7 @@ fn make() -> Fixture {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = repository.join("target/e2e");
     let source = dir.join("source");
+    let lock = FileLock::acquire(&dir.join("lock")).unwrap();
     // Of tests that were killed.
     for entry in std::fs::read_dir(&dir).into_iter().flatten().map(|e| e.unwrap()) {
         if entry.file_name().to_string_lossy().starts_with("test-") {
@@ -107,7 +111,7 @@ fn make() -> Fixture {
     if !key.exists() {
         ok(forge(&cache).args(["key", "generate", "--no-passphrase"]).arg(&key));
     }
-    let mut fixture = Fixture { dir, release: PathBuf::new() };
+    let mut fixture = Fixture { dir, release: PathBuf::new(), _lock: lock };
     let out = fixture.dir.join("dist");
     let told = ok(forge(&cache).args(["--json", "build"]).arg(fixture.profile()).arg("--out").arg(out));
     let release = events(&told, "release");

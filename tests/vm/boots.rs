@@ -1,4 +1,4 @@
-//! One device through its life: first boot, power cut, boot again, a changed block.
+//! One device through its life: first boot, reboot, power cut, boot again, a changed block.
 
 use crate::fixture::{self, Fixture};
 use crate::vm::{Opts, Vm, ask, free_port};
@@ -26,7 +26,7 @@ const DISK: u64 = 8 << 30;
 const HTTP: u16 = 8080;
 
 #[test]
-fn a_device_starts_survives_a_power_cut_and_refuses_a_changed_block() {
+fn a_device_starts_survives_reboot_and_power_cut_and_refuses_a_changed_block() {
     let Some((disk, opts)) = given() else { return };
     let dir = tempfile::tempdir().unwrap();
     let own = dir.path().join("device.raw");
@@ -37,7 +37,11 @@ fn a_device_starts_survives_a_power_cut_and_refuses_a_changed_block() {
     println!("first boot to boot-complete.target and blessed: {took:?}");
     assert!(!first.has_said("Failed to start"), "{}", first.console.tail());
     answers(&first, &opts);
-    // Right after it was blessed, with everything still in flight.
+    first.reboot();
+    let took = first.wait_for("boot complete, clean", BOOT);
+    println!("an orderly reboot: {took:?}");
+    answers(&first, &opts);
+    // Right after it came up, with everything still in flight.
     first.power_off_hard();
 
     let mut second = Vm::boot(&own, &opts);

@@ -4,8 +4,9 @@ use crate::console::Console;
 use forge::model::Arch;
 use forge::run::qemu::{self, Acceleration, Forward, RunSpec, Serial};
 use forge::run::tools::ToolRoot;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ pub struct Vm {
     forwards: Vec<Forward>,
     /// Where in the console's text the next [`Vm::wait_for`] looks from.
     at: usize,
+    /// QEMU's machine protocol.
+    keyboard: PathBuf,
 }
 
 impl Vm {
@@ -60,8 +63,11 @@ impl Vm {
             acceleration: Acceleration::Tcg,
         };
         let call = opts.tools.command(qemu::program(opts.arch)).unwrap().args(qemu::argv(&spec));
+        let keyboard = beside("qmp");
+        let _ = std::fs::remove_file(&keyboard); // of the boot before
+        let call = call.arg("-qmp").arg(format!("unix:{},server=on,wait=off", keyboard.display()));
         let child = call.command().stdin(Stdio::null()).spawn().unwrap();
-        Vm { child, console: Console::new(&console), forwards, at: 0 }
+        Vm { child, console: Console::new(&console), forwards, at: 0, keyboard }
     }
 
     /// Waits until the console says `text`, after what was waited for last; how long that took. Panics with the
@@ -100,6 +106,19 @@ impl Vm {
             assert!(start.elapsed() < timeout, "nothing answers on port {guest}:\n{}", self.console.tail());
             std::thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// Presses Ctrl-Alt-Del, on which systemd stops everything and starts the machine again.
+    pub fn reboot(&self) {
+        let mut socket = UnixStream::connect(&self.keyboard).unwrap();
+        let keys = ["ctrl", "alt", "delete"].map(|key| serde_json::json!({"type": "qcode", "data": key}));
+        let press = serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}});
+        let start = serde_json::json!({"execute": "qmp_capabilities"});
+        write!(socket, "{start}\n{press}\n").unwrap();
+        // A greeting, and an answer each; an answer says that the keys were taken.
+        let answers = BufReader::new(socket).lines().map(Result::unwrap);
+        let taken = answers.filter(|line| line.contains("\"return\"")).take(2).count();
+        assert_eq!(taken, 2);
     }
 
     /// Pulls the plug.
