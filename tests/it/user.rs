@@ -80,10 +80,13 @@ fn an_ordinary_user_builds_the_same_bytes_elsewhere() {
     let profile = shared.source_in(home);
     shared.cold_cache_in(home);
     user.own();
-    let mut build = user.command(&program);
+    let mut build = user.command(Path::new("/usr/bin/env"));
+    // Set by the user's own process: what the library shares between processes must not be root's.
     if let Some(library) = other_year() {
-        build.env("LD_PRELOAD", library).env("FAKETIME", "+730d").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        build.arg(format!("LD_PRELOAD={}", library.display()));
+        build.args(["FAKETIME=+730d", "FAKETIME_DONT_FAKE_MONOTONIC=1"]);
     }
+    build.arg(&program);
     let start = std::time::Instant::now();
     build.args(["--json", "--cache-dir"]).arg(home.join("cache"));
     build.args(["build", "--locked", "--offline", "--jobs", "1"]).arg(&profile);
