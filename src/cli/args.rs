@@ -194,6 +194,9 @@ pub struct BuildOptions {
     /// Send no packet: everything must be in the cache
     #[arg(long)]
     pub offline: bool,
+    /// Push the OCI image and its signatures there: registry/repository, and a tag behind a colon
+    #[arg(long, value_name = "REF")]
+    pub push: Option<String>,
     /// Steps made at a time [default: one a processor]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub jobs: usize,
