@@ -135,14 +135,12 @@ fn readlink(root: &OwnedFd, path: &TreePath) -> rustix::io::Result<String> {
 /// Attributes that are the tree's: capabilities, access lists, and users' own.
 fn xattrs(root: &OwnedFd, path: &TreePath) -> rustix::io::Result<BTreeMap<String, Vec<u8>>> {
     let file = open_as(root, path, OFlags::empty())?;
-    // Asked with no room first: nearly no file has any, and clearing room for the most there may be is what would cost.
-    match rustix::fs::flistxattr(&file, &mut [0; 0]) {
-        Ok(0) | Err(rustix::io::Errno::OPNOTSUPP) => return Ok(BTreeMap::new()),
-        Ok(_) => {}
-        Err(e) => return Err(e),
-    }
     let mut names = vec![0; MAX_XATTR];
-    let length = rustix::fs::flistxattr(&file, &mut names[..])?;
+    let length = match rustix::fs::flistxattr(&file, &mut names[..]) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        Err(e) => return Err(e),
+    };
     let mut out = BTreeMap::new();
     for name in names[..length].split(|b| *b == 0) {
         let Ok(name) = std::str::from_utf8(name) else { continue };
