@@ -2,18 +2,33 @@
 //!
 //! # The data's way
 //!
+//! Each stage is a type and a function; nothing flows back.
+//!
 //! | stage | in → out | function | may touch |
 //! |---|---|---|---|
-//! | [`profile`] | TOML → `Profile` | `profile::load` | reads files |
-//! | [`lock`] | `&Profile` → `Lock` | `lock::resolve`; `Lock::check` offline | network |
-//! | [`plan`] | `&Profile, &Lock, Epoch` → `Plan` | `plan::compose` | nothing |
-//! | [`build`] | `&Plan` → `Built` | `build::run` | pinned tools, cache, fetch by digest |
+//! | [`profile`] | TOML → [`profile::Profile`] | [`profile::load`] | reads files |
+//! | [`lock`] | [`lock::Demand`] → [`lock::Lock`] | [`lock::resolve()`]; [`lock::Lock::check`] offline | network |
+//! | [`plan`] | profile, lock, epoch → [`plan::Plan`] | [`plan::compose`] | nothing |
+//! | [`build`] | plan → [`build::Built`] | [`build::run`] | cache, inputs fetched by digest, a sandbox |
+//! | [`release`] | built → [`release::Release`] | [`release::seal`]; back by [`release::verify`] | keys |
+//! | [`publish`] | release → registry | [`publish::push`] | registry |
+//! | [`run`] | disk image → a booted device | [`run::run`] | pinned tools ([`toolbox`]) |
+//!
+//! The order inside `build` is a fact of security: packages → root file system → **root hash → command line → kernel
+//! image** → ESP and disk → OCI digests → **signatures**.
+//!
+//! # What lies where
+//!
+//! `PROFILE.lock` beside the profile: every input by digest. `dist/SITE/VERSION/`: a release. The cache:
+//! `blobs/` fetched inputs by digest, `steps/` what steps made by the key of all that decides it, `tools/` unpacked tools,
+//! `work/` and `run/` intermediate files.
 //!
 //! # Who may know whom
 //!
 //! words ([`model`], [`error`]) ← edges and shapes ([`host`], [`tree`], [`template`], [`oci`]) ← domain ([`profile`],
-//! [`source`], [`debian`], [`layer`], [`boot`], [`disk`], [`sign`]) ← decisions ([`lock`], [`plan`]) ← effects
-//! ([`build`]) ← surface ([`cli`]). A test holds this against the code.
+//! [`source`], [`debian`], [`boot`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`]) ← effects
+//! ([`build`], [`release`], [`publish`], [`run`], [`toolbox`]) ← surface ([`cli`]). A test holds this against the code, room
+//! by room.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant and inspect files"))]
 
@@ -31,9 +46,11 @@ pub mod oci;
 pub mod plan;
 pub mod profile;
 pub mod publish;
+pub mod release;
 pub mod run;
 pub mod seal;
 pub mod sign;
 pub mod source;
 pub mod template;
+pub mod toolbox;
 pub mod tree;

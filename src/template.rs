@@ -65,6 +65,7 @@ pub const OS: &[DeviceFile] = device_files!("os":
     "usr/lib/systemd/system/srv.mount",
     "usr/lib/systemd/system/sshd-keygen.service.d/forge.conf",
     "usr/lib/systemd/system/systemd-networkd-wait-online.service.d/forge.conf",
+    "usr/lib/tmpfiles.d/forge.conf",
 );
 
 #[cfg(test)]

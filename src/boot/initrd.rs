@@ -285,31 +285,27 @@ impl Choice<'_> {
         Ok(true)
     }
 
-    /// Follows `wanted` to the end, taking each symbolic link on the way.
+    /// Follows `wanted` to the end as the kernel would, taking each symbolic link on the way.
     fn links(&mut self, wanted: &TreePath) -> anyhow::Result<Option<TreePath>> {
         let Some(real) = self.os.resolve(wanted) else { return Ok(None) };
-        // Each prefix that is a link is taken; what it points at is then walked in its turn.
-        let mut walk = vec![wanted.clone()];
-        let mut hops = 0;
-        while let Some(at) = walk.pop() {
-            let prefixes: Vec<TreePath> = at.ancestors().chain([at.clone()]).collect();
-            let link = prefixes.into_iter().find_map(|p| {
-                if let Some(NodeKind::Symlink(t)) = self.os.get(&p).map(|n| &n.kind) {
-                    Some((p, t.clone()))
-                } else {
-                    None
-                }
-            });
-            let Some((link, target)) = link else { break };
-            hops += 1;
-            if hops > 40 {
-                return Ok(None);
+        // It ends somewhere, so there is no loop; what is walked here is what was walked there.
+        let mut rest: Vec<String> = wanted.components().rev().map(String::from).collect();
+        let mut at = TreePath::root();
+        while let Some(name) = rest.pop() {
+            if name == ".." {
+                at = at.parent().unwrap_or_default();
+                continue;
             }
-            self.link(&link)?;
-            let rest = at.as_str()[link.as_str().len()..].to_string();
-            let base =
-                if target.starts_with('/') { TreePath::root() } else { link.parent().unwrap_or_default() };
-            walk.push(normalised(&base, &format!("{target}{rest}"))?);
+            let next = at.join(&name)?;
+            let Some(NodeKind::Symlink(target)) = self.os.get(&next).map(|n| &n.kind) else {
+                at = next;
+                continue;
+            };
+            self.link(&next)?;
+            if target.starts_with('/') {
+                at = TreePath::root();
+            }
+            rest.extend(target.split('/').rev().filter(|c| !matches!(*c, "" | ".")).map(String::from));
         }
         Ok(Some(real))
     }
@@ -325,18 +321,6 @@ impl Choice<'_> {
     }
 }
 
-/// `relative`, seen from the directory `base`, with its `..` resolved by name; the root is its own parent.
-fn normalised(base: &TreePath, relative: &str) -> anyhow::Result<TreePath> {
-    let mut at = base.clone();
-    for component in relative.split('/') {
-        at = match component {
-            ".." => at.parent().unwrap_or_default(),
-            name => at.join(name)?,
-        };
-    }
-    Ok(at)
-}
-
 fn path(s: &str) -> anyhow::Result<TreePath> {
     Ok(TreePath::parse(s)?)
 }
@@ -346,4 +330,78 @@ fn text(os: &Tree, file: &str) -> anyhow::Result<String> {
     let real = os.resolve(&path(file)?).with_context(|| format!("the tree has no /{file}"))?;
     let content = os.file(&real).with_context(|| format!("/{file} is no file"))?;
     String::from_utf8(content.to_vec(1 << 20)?).with_context(|| format!("reading /{file}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with every file that is asked for, as text: nothing of it loads anything.
+    fn root() -> Tree {
+        let mut tree = Tree::new();
+        let mut put = |file: &str, node: Node| tree.insert(path(file).unwrap(), node).unwrap();
+        for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib")] {
+            put(link, Node::symlink(target));
+        }
+        for (file, _) in PROGRAMS {
+            put(file, Node::text("x", 0o755));
+        }
+        for unit in UNITS {
+            put(&format!("{UNIT_DIR}/{unit}"), Node::text("[Unit]\n", 0o644));
+        }
+        put("usr/sbin/mkfs.ext4", Node::symlink("/sbin/../../etc/alternatives/mkfs"));
+        put("etc/alternatives/mkfs", Node::symlink("../../sbin/mke2fs"));
+        put("usr/lib/os-release", Node::text("ID=debian\n", 0o644));
+        put(
+            "etc/passwd",
+            Node::text("root:x:0:0::/root:/bin/sh\nops:x:1000:1000::/home/ops:/bin/sh\n", 0o644),
+        );
+        put("etc/group", Node::text("root:x:0:\ndisk:x:6:\nops:x:1000:\n", 0o644));
+        for index in modules::INDICES {
+            put(&format!("usr/lib/modules/6.1/{index}"), Node::text("", 0o644));
+        }
+        put("usr/lib/modules/6.1/modules.dep", Node::text("kernel/erofs.ko:\n", 0o644));
+        put("usr/lib/modules/6.1/kernel/erofs.ko", Node::text("x", 0o644));
+        tree
+    }
+
+    fn spec() -> InitrdSpec {
+        InitrdSpec { arch: Arch::Amd64, kernel: "6.1".into(), modules: vec![] }
+    }
+
+    #[test]
+    fn links_come_with_what_they_lead_to() {
+        let initrd = compose(&root(), &spec()).unwrap();
+        for link in ["bin", "sbin", "usr/sbin/mkfs.ext4", "etc/alternatives/mkfs", "init"] {
+            let node = initrd.get(&path(link).unwrap());
+            assert!(matches!(node.map(|n| &n.kind), Some(NodeKind::Symlink(_))), "{link}: {node:?}");
+            assert!(initrd.resolve(&path(link).unwrap()).is_some(), "{link} leads nowhere");
+        }
+        assert!(initrd.get(&path("usr/lib/modules/6.1/kernel/erofs.ko").unwrap()).is_some());
+    }
+
+    #[test]
+    fn only_units_that_are_there_are_enabled_and_no_person_is() {
+        let initrd = compose(&root(), &spec()).unwrap();
+        let wants = |unit: &str| {
+            initrd.get(&path(&format!("{UNIT_DIR}/sysinit.target.wants/{unit}")).unwrap()).is_some()
+        };
+        assert!(wants("systemd-udevd.service"));
+        assert!(!wants("systemd-tmpfiles-setup-dev-early.service"));
+        assert_eq!(text(&initrd, "etc/passwd").unwrap(), "root:x:0:0::/root:/bin/sh\n");
+        assert_eq!(text(&initrd, "etc/group").unwrap(), "root:x:0:\ndisk:x:6:\n");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        let mut without = root();
+        without.remove(&path("usr/bin/systemd-repart").unwrap());
+        let error = compose(&without, &spec()).unwrap_err().to_string();
+        assert!(
+            error.contains("/usr/bin/systemd-repart") && error.contains("package systemd-repart"),
+            "{error}"
+        );
+        let unknown = InitrdSpec { modules: vec!["floppy".into()], ..spec() };
+        assert_eq!(compose(&root(), &unknown).unwrap_err().to_string(), "kernel 6.1 has no module `floppy`");
+    }
 }

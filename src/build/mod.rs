@@ -1,7 +1,7 @@
 //! Walks a plan: the only place with threads, and with effects on the cache.
 //!
 //! [`run`] makes each step's outputs or finds them in the [`cache`], and tells an [`observe::Observer`] as it goes. The
-//! recipes ([`recipe`]) translate a step's specification into calls of the domain rooms.
+//! recipes (module `recipe`) translate a step's specification into calls of the domain rooms.
 
 pub mod cache;
 pub mod fetch;

@@ -2,6 +2,7 @@
 
 use super::ui::Color;
 use crate::model::Arch;
+use crate::run::qemu::Forward;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ use std::path::PathBuf;
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "A first image, from nothing:\n  forge init store && forge build store/forge.toml && forge run store/dist/store"
+    after_help = "A first image, from nothing:\n  forge init store && forge build store/site.toml && forge run dist/store"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -84,6 +85,57 @@ pub enum Verb {
         #[command(flatten)]
         options: BuildOptions,
     },
+    /// Check a release, an OCI layout or a file against a public key; no network
+    #[command(
+        after_help = "Examples:\n  forge verify dist/store/2026.11.22 --key keys/release.pub\n  forge verify disk.raw.zst --key keys/release.pub"
+    )]
+    Verify {
+        /// A release directory, an OCI layout, or a file with its .sigstore.json beside it
+        path: PathBuf,
+        /// The public key (PEM)
+        #[arg(long, value_name = "PUB")]
+        key: PathBuf,
+    },
+    /// Make, show and convert keys
+    Key {
+        #[command(subcommand)]
+        verb: KeyVerb,
+    },
+    /// Push a release's OCI image with its signatures to a registry
+    Push {
+        /// A release directory, or an OCI layout
+        path: PathBuf,
+        /// Where to: registry/repository, and a tag behind a colon
+        reference: String,
+    },
+    /// Pull an image with all architectures and signatures into an OCI layout
+    Pull {
+        /// Where from: registry/repository, and a tag or a digest
+        reference: String,
+        /// The layout's directory
+        path: PathBuf,
+    },
+    /// Boot a disk image in QEMU: UEFI, the serial console on this terminal (Ctrl-A x ends it)
+    #[command(
+        after_help = "Examples:\n  forge run dist/store/2026.11.22\n  forge run disk.raw.zst --port 8080:8080 --headless"
+    )]
+    Run {
+        /// A release directory or a disk image
+        path: PathBuf,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Write a profile that builds as it stands, and development keys
+    Init {
+        /// Where to
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// What to start from
+        #[arg(long, default_value = "podman", value_parser = ["podman", "k3s", "rke2", "kubeedge"])]
+        template: String,
+    },
+    /// Print the JSON Schema of profiles
+    Schema,
     /// Look at the cache, or make room
     Cache {
         #[command(subcommand)]
@@ -131,9 +183,9 @@ pub struct Selection {
 /// How to build.
 #[derive(Debug, Args)]
 pub struct BuildOptions {
-    /// Where artifacts go: DIR/SITE/VERSION [default: `dist` beside the profile]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    /// Where artifacts go: DIR/SITE/VERSION
+    #[arg(long, value_name = "DIR", default_value = "dist")]
+    pub out: PathBuf,
     /// Fail when the lock is missing or out of date
     #[arg(long)]
     pub locked: bool,
@@ -143,6 +195,54 @@ pub struct BuildOptions {
     /// Steps made at a time [default: one a processor]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub jobs: usize,
+}
+
+/// Verbs of keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Make an Ed25519 key pair: PATH (private, encrypted) and PATH with `.pub` for an extension
+    #[command(after_help = "Example:\n  forge key generate keys/release.key")]
+    Generate {
+        /// The private key's file; never overwritten
+        #[arg(default_value = "keys/release.key")]
+        path: PathBuf,
+        /// Do not encrypt: for development only
+        #[arg(long)]
+        no_passphrase: bool,
+    },
+    /// Show the id and the public half of a key
+    Show {
+        /// `file:PATH`, `env:NAME`, `cmd:PROGRAM ARGS…`, or a path of a public or private key
+        key: String,
+    },
+    /// Print the public key (PEM), for cosign and for devices
+    Export {
+        /// As for `show`
+        key: String,
+    },
+}
+
+/// How a disk image is run.
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    /// The architecture, of a release with several
+    #[arg(long)]
+    pub arch: Option<Arch>,
+    /// No window; the console is on this terminal either way
+    #[arg(long)]
+    pub headless: bool,
+    /// Forwards a port of this machine to one of the device [default: 8080:8080]
+    #[arg(long = "port", value_name = "HOST:GUEST")]
+    pub ports: Vec<Forward>,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 2048, value_name = "MIB")]
+    pub memory: u32,
+    /// Size of the device's disk in GiB
+    #[arg(long, default_value_t = 8, value_name = "GIB")]
+    pub disk: u64,
+    /// Keep the device's disk in this file, and go on with it where it exists
+    #[arg(long, value_name = "FILE")]
+    pub persist: Option<PathBuf>,
 }
 
 /// Verbs of the cache.

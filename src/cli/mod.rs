@@ -5,8 +5,13 @@ mod build;
 mod cache;
 mod compose;
 mod doctor;
+mod init;
+mod key;
+mod registry;
+mod run;
 mod shell;
 pub mod ui;
+mod verify;
 
 use crate::build::cache::Cache;
 use crate::error::{self, Kind};
@@ -94,6 +99,13 @@ fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
         Verb::Lock { profile, set, update } => compose::lock(session, &profile, &set, update),
         Verb::Plan { profiles, selection } => compose::plan(session, &profiles, &selection),
         Verb::Build { profiles, selection, options } => build::run(session, &profiles, &selection, &options),
+        Verb::Verify { path, key } => verify::run(session, &path, &key),
+        Verb::Key { verb } => key::run(session, verb),
+        Verb::Push { path, reference } => registry::push(session, &path, &reference),
+        Verb::Pull { reference, path } => registry::pull(session, &reference, &path),
+        Verb::Run { path, options } => run::run(session, &path, &options),
+        Verb::Init { dir, template } => init::run(session, &dir, &template),
+        Verb::Schema => init::schema(session),
         Verb::Cache { verb } => cache::run(session, verb),
         Verb::Doctor => doctor::run(session),
         Verb::Completions { shell } => shell::completions(session, shell),

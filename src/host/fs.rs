@@ -232,6 +232,44 @@ pub fn anonymous(dir: &Path) -> io::Result<File> {
     }
 }
 
+/// Copies the file `from` to `to`, which must not be there yet, with mode 0644; its directory is made when missing. Where
+/// the file system can, the bytes are shared and nothing is written. Never a hard link: a change to one file must not
+/// reach the other.
+///
+/// # Errors
+/// What the file system says.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    make_parent(to)?;
+    // The standard library copies from file to file in the kernel.
+    io::copy(&mut File::open(from)?, &mut create_new(to)?).map(drop)
+}
+
+/// Writes what `content` gives to a new file, over a file or link of that name, in a directory of the caller's own making.
+/// No symbolic link on the way is followed out of it by the last component; missing directories are made.
+///
+/// # Errors
+/// What the file system or `content` says.
+pub fn place(path: &Path, mode: u32, mut content: impl io::Read) -> io::Result<()> {
+    make_parent(path)?;
+    if exists(path) {
+        std::fs::remove_file(path)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    io::copy(&mut content, &mut file).map(drop)
+}
+
+/// Makes a symbolic link, over a file or link of that name.
+///
+/// # Errors
+/// What the file system says.
+pub fn link(path: &Path, target: &str) -> io::Result<()> {
+    make_parent(path)?;
+    if exists(path) {
+        std::fs::remove_file(path)?;
+    }
+    std::os::unix::fs::symlink(target, path)
+}
+
 /// Creates a file that must not be there yet, readable and writable, of mode 0644.
 ///
 /// # Errors

@@ -50,7 +50,7 @@ enum Message {
     Failed { chain: Vec<String>, code: u8, hints: Vec<String> },
 }
 
-/// Runs the job called `name` inside and returns what it returned. `program` is forge itself ([`program`]), `out` what
+/// Runs the job called `name` inside and returns what it returned. `program` is forge itself (`host::env::program`), `out` what
 /// the job may write its product to. On cancellation everything inside is killed before this returns.
 ///
 /// # Errors

@@ -14,7 +14,6 @@ const PER_DEVICE: &[&str] = &[
     "etc/resolv.conf",
     "etc/hostname",
     "etc/hosts",
-    "etc/mtab",
     "var/lib/dbus/machine-id",
     "var/lib/systemd/random-seed",
     "var/lib/systemd/credential.secret",

@@ -180,7 +180,6 @@ mod tests {
     fn spec() -> SiteSpec {
         SiteSpec {
             name: SiteName::parse("store-042").unwrap(),
-            version: "2026.11.22".into(),
             hostname: "store-042".into(),
             timezone: "Europe/Berlin".into(),
             ntp: vec!["ntp.example".into()],
@@ -201,12 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn a_site_has_a_name_and_a_version() {
+    fn a_site_has_a_name() {
         let tree = compose(&spec(), &below()).unwrap();
-        assert_eq!(
-            read(&tree, "etc/os-release"),
-            "ID=debian\nIMAGE_ID=store-042\nIMAGE_VERSION=2026.11.22\n"
-        );
+        assert_eq!(read(&tree, "etc/os-release"), "ID=debian\nIMAGE_ID=store-042\n");
         assert_eq!(read(&tree, "etc/hostname"), "store-042\n");
     }
 

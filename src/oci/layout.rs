@@ -1,7 +1,7 @@
 //! OCI image layouts: a directory of blobs by digest, written whole or not at all, and read with suspicion.
 //!
-//! Blobs come as bytes or as files of a cache, which are cloned, hard-linked or copied by their known digest and not
-//! hashed again. What a reader gives was checked against its descriptor. image-spec v1.1, image-layout.md.
+//! Blobs come as bytes or as files of a cache, which are copied (or cloned, where the file system can) by their known digest
+//! and not hashed again. What a reader gives was checked against its descriptor. image-spec v1.1, image-layout.md.
 
 use super::image::{Document, Image};
 use super::json::{self, BadDocument};
@@ -56,21 +56,13 @@ impl LayoutWriter {
         Ok(digest)
     }
 
-    /// Adds the file `from`, which has `digest`: as another name of the same file where the file system can, else copied.
-    /// The caller vouches for the digest; the file must never be written to again.
+    /// Adds a copy of the file `from`, which has `digest`. The caller vouches for the digest.
     ///
     /// # Errors
     /// What the file system says.
     pub fn file(&mut self, digest: Digest, from: &Path) -> io::Result<()> {
-        if !self.present.insert(digest) {
-            return Ok(());
-        }
-        let to = self.blob_path(digest);
-        // Another file system, or one without hard links, refuses; io::copy then clones where it can.
-        if std::fs::hard_link(from, &to).is_err() {
-            let out = Staged::file(&to, 0o644)?;
-            io::copy(&mut File::open(from)?, &mut out.as_file()?)?;
-            out.commit(Durability::Cached)?;
+        if self.present.insert(digest) {
+            crate::host::fs::copy(from, &self.blob_path(digest))?;
         }
         Ok(())
     }

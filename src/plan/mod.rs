@@ -10,7 +10,7 @@ pub use compose::{PlanError, compose, demand};
 pub use recipe::*;
 
 use crate::model::{Arch, Digest, Epoch, LayerName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -56,7 +56,7 @@ impl Plan {
 }
 
 /// The name of a step within its plan: `amd64/os`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StepId(String);
 

@@ -64,7 +64,7 @@ pub struct RunSpec {
     pub cpus: u32,
     /// Ports led into the device.
     pub forwards: Vec<Forward>,
-    /// No window.
+    /// No window, as where [`ToolRoot::has_window`](super::tools::ToolRoot::has_window) says that none can be.
     pub headless: bool,
     /// The console.
     pub serial: Serial,

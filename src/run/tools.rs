@@ -65,6 +65,12 @@ impl ToolRoot {
         if file.is_file() { Ok(file) } else { Err(missing()) }
     }
 
+    /// Whether QEMU can open a window: Debian has that in a package of its own, qemu-system-gui, which brings a desktop's
+    /// libraries along and is therefore not among [`super::packages`].
+    pub fn has_window(&self) -> bool {
+        self.multiarch().join("qemu/ui-gtk.so").is_file()
+    }
+
     fn loader(&self) -> Option<PathBuf> {
         let names: [&str; 2] = match self.arch {
             Arch::Amd64 => {

@@ -28,7 +28,7 @@ const SCRYPT: (u8, u32, u32) = (14, 8, 5);
 pub(super) const MAX_PEM: usize = 16 << 10;
 
 /// Which key: hex SHA-256 of the public key's SubjectPublicKeyInfo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct KeyId(pub Digest);
 
 impl fmt::Display for KeyId {

@@ -17,22 +17,27 @@ const TABLE: &[(&str, &[&str])] = &[
     ("debian", &["host", "source", "template", "tree"]),
     ("boot", &["template", "tree"]),
     ("disk", &["boot", "tree"]),
-    ("layer", &["oci", "template", "tree"]),
+    ("layer", &["boot", "oci", "template", "tree"]),
+    ("seal", &["host", "oci", "sign", "tree"]),
     ("lock", &["debian", "host", "profile", "source"]),
-    ("plan", &["boot", "debian", "disk", "layer", "lock", "oci", "profile"]),
-    ("build", &["boot", "debian", "disk", "host", "layer", "oci", "plan", "source", "tree"]),
-    ("release", &["build", "disk", "host", "oci", "plan", "sign", "boot", "tree", "lock"]),
+    ("plan", &["boot", "debian", "disk", "layer", "lock", "oci", "profile", "source", "tree"]),
+    (
+        "build",
+        &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
+    ),
+    ("release", &["boot", "build", "disk", "host", "lock", "oci", "plan", "seal", "sign", "tree"]),
     ("publish", &["host", "oci", "release", "source"]),
-    ("run", &["host", "disk"]),
+    ("run", &["disk", "host"]),
+    ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
         &[
             "boot", "build", "debian", "disk", "host", "layer", "lock", "oci", "plan", "profile", "publish",
-            "release", "run", "sign", "source", "template", "tree",
+            "release", "run", "seal", "sign", "source", "template", "toolbox", "tree",
         ],
     ),
     ("lib", &[]),
-    ("main", &["cli", "host"]),
+    ("main", &["cli", "debian", "host"]),
 ];
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {

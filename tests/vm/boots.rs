@@ -3,12 +3,11 @@
 use crate::vm::{Opts, Vm};
 use forge::disk::gpt;
 use forge::model::Arch;
+use forge::run::qemu::Acceleration;
 use forge::run::tools::ToolRoot;
-use forge::tree::Content;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A minute on an idle machine; this long on one that builds at the same time.
@@ -68,6 +67,17 @@ fn given() -> Option<(PathBuf, Opts)> {
     }
 }
 
+#[test]
+fn kvm_is_used_only_where_it_runs_the_firmware() {
+    let Some((_, opts)) = given() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let variables = dir.path().join("vars");
+    std::fs::copy(opts.tools.file(forge::run::qemu::firmware(opts.arch).1).unwrap(), &variables).unwrap();
+    let found = forge::run::acceleration(&opts.tools, opts.arch, &variables, &Default::default()).unwrap();
+    println!("acceleration here: {found:?}");
+    assert!(found == Acceleration::Tcg || std::path::Path::new("/dev/kvm").exists());
+}
+
 /// Every port that a workload listens on answers with success.
 fn answers(vm: &Vm, opts: &Opts) {
     for port in &opts.ports {
@@ -76,18 +86,15 @@ fn answers(vm: &Vm, opts: &Opts) {
     }
 }
 
-/// Changes one byte of slot A's root at `offset`.
+/// Changes one byte of slot A's root at `offset`: the first partition of its type, in a table that repart has written.
 fn flip_in_root(disk: &std::path::Path, arch: Arch, offset: u64) {
     let file = File::options().read(true).write(true).open(disk).unwrap();
-    let length = file.metadata().unwrap().len();
-    let content = Content::Range { file: Arc::new(file.try_clone().unwrap()), offset: 0, length };
-    let table = gpt::Table::decode(&content).unwrap();
-    let root = table
-        .partitions
-        .iter()
-        .find(|p| p.type_guid == gpt::PartitionType::Root(arch).guid())
-        .expect("a root partition");
+    let mut entries = vec![0; 128 * 128];
+    file.read_exact_at(&mut entries, 2 * gpt::SECTOR).unwrap();
+    let kind = gpt::PartitionType::Root(arch).guid().to_gpt();
+    let root = entries.chunks(128).find(|entry| entry[..16] == kind).expect("a root partition");
+    let start = u64::from_le_bytes(root[32..40].try_into().unwrap()) * gpt::SECTOR;
     let mut byte = [0];
-    file.read_exact_at(&mut byte, root.offset + offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], root.offset + offset).unwrap();
+    file.read_exact_at(&mut byte, start + offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], start + offset).unwrap();
 }

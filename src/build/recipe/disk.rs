@@ -7,11 +7,12 @@ use crate::build::cache::Entry;
 use crate::disk::gpt::{PartitionType, flag};
 use crate::disk::{self, DiskSpec, PartitionContent, PartitionSpec, compressed};
 use crate::host::fs;
-use crate::model::Guid;
+use crate::model::{Digest, Guid};
 use crate::plan::{Disk, Frame, StepId};
 use crate::template;
-use crate::tree::{Content, Node, Tree, TreePath};
+use crate::tree::{Content, Node, NodeKind, Tree, TreePath};
 use anyhow::Context as _;
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ pub fn frame(spec: &Frame, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
 /// Writes `disk.raw` or `disk.raw.zst`.
 pub fn run(spec: &Disk, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let disk = layout(spec, kitchen)?;
+    kitchen.stage.fact("volumes", volumes(&disk)?);
     let Some(frames) = &spec.frames else {
         disk::write(&disk, &kitchen.stage.create("disk.raw")?)?;
         kitchen.stage.hash("disk.raw")?;
@@ -76,6 +78,22 @@ pub fn run(spec: &Disk, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     kitchen.stage.hash("disk.raw.zst")?;
     kitchen.stage.fact("length", table.length);
     Ok(())
+}
+
+/// The files of the FAT volumes by partition label, with their digests, as JSON: what a check of the disk expects.
+fn volumes(disk: &DiskSpec) -> anyhow::Result<String> {
+    let mut volumes = BTreeMap::new();
+    for partition in &disk.partitions {
+        let PartitionContent::Fat { tree, .. } = &partition.content else { continue };
+        let mut files = BTreeMap::new();
+        for (path, node) in tree.iter() {
+            if let NodeKind::File(content) = &node.kind {
+                files.insert(path.to_string(), Digest::of_reader(content.reader())?.0);
+            }
+        }
+        volumes.insert(partition.name.clone(), files);
+    }
+    Ok(serde_json::to_string(&volumes)?)
 }
 
 fn layout(spec: &Disk, kitchen: &Kitchen<'_>) -> anyhow::Result<DiskSpec> {

@@ -232,7 +232,7 @@ pub(super) fn fitting(lengths: impl Iterator<Item = usize>) -> usize {
         .count()
 }
 
-/// The length of [`directory`]'s data. Which entries share a block depends on their order, so `.` and `..` are counted
+/// The length of `directory`'s data. Which entries share a block depends on their order, so `.` and `..` are counted
 /// where they sort.
 fn directory_size(inode: &Inode<'_>) -> u64 {
     let mut names: Vec<&str> = inode.children.keys().copied().chain([".", ".."]).collect();

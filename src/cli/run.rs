@@ -1,0 +1,99 @@
+//! `forge run`: boots a disk image in QEMU from forge's own pinned tools.
+
+use super::Session;
+use super::args::RunOptions;
+use super::compose::Workshop;
+use crate::error::{self, Kind, Mark as _};
+use crate::host::fs;
+use crate::model::{Arch, Digest};
+use crate::release::{MANIFEST, Manifest};
+use crate::run::qemu::{self, Forward, RunSpec, Serial};
+use crate::run::{self, disk};
+use crate::toolbox;
+use anyhow::{Context as _, anyhow};
+use std::path::{Path, PathBuf};
+
+/// Boots what is at `path`.
+pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Result<()> {
+    let (artifact, arch) = artifact(path, options.arch)?;
+    let shop = Workshop::open(session, false)?;
+    let env = toolbox::Env {
+        root: &session.cache_dir.join("tools"),
+        client: &shop.client,
+        blobs: &shop.blobs,
+        cancel: &session.cancel,
+        observer: &session.ui,
+    };
+    let tools = toolbox::open(run::packages(arch), &env)?;
+    let work = session.cache_dir.join("run");
+    let size = options.disk << 30;
+    let disk = match &options.persist {
+        Some(kept) => kept.clone(),
+        // By what it is a copy of: running the same artifact again unpacks nothing.
+        None => {
+            let (digest, _) = Digest::of_reader(std::fs::File::open(&artifact)?)?;
+            work.join(format!("{}-{}.raw", digest.hex(), options.disk))
+        }
+    };
+    if !fs::exists(&disk) {
+        session.ui.note(format!("unpacking {} for a disk of {} GiB", artifact.display(), options.disk));
+        disk::unpack(&artifact, &disk, size).kind(Kind::Input)?;
+    }
+    let (code, empty) = qemu::firmware(arch);
+    let variables = tempfile::Builder::new().prefix(fs::TEMPORARY).suffix("-vars.fd").tempfile_in(&work)?;
+    std::io::copy(&mut std::fs::File::open(tools.file(empty)?)?, &mut variables.as_file())?;
+    let acceleration = run::acceleration(&tools, arch, variables.path(), &session.cancel)?;
+    session.ui.detail(format!("running under {acceleration:?}"));
+    let default = vec![Forward { host: 8080, guest: 8080 }];
+    let spec = RunSpec {
+        arch,
+        disk,
+        persist: options.persist.is_some(),
+        memory: options.memory,
+        cpus: 2,
+        forwards: if options.ports.is_empty() { default } else { options.ports.clone() },
+        headless: options.headless,
+        serial: Serial::Terminal,
+        firmware: tools.file(code)?,
+        variables: variables.path().into(),
+        data: tools.path().join("usr/share/qemu"),
+        stick: None,
+        acceleration,
+    };
+    for Forward { host, guest } in &spec.forwards {
+        session.ui.note(format!("http://127.0.0.1:{host} leads to the device's port {guest}"));
+    }
+    run::run(&tools, &spec, &session.cancel)
+}
+
+/// The disk image of a release, or the image itself.
+fn artifact(path: &Path, wanted: Option<Arch>) -> anyhow::Result<(PathBuf, Arch)> {
+    if !path.is_dir() {
+        let arch = wanted.or(Arch::host()).ok_or_else(|| anyhow!("--arch says what the image is for"));
+        return Ok((path.into(), arch.kind(Kind::Input)?));
+    }
+    let dir = newest(path);
+    let read = || -> anyhow::Result<Manifest> { Manifest::from_bytes(&std::fs::read(dir.join(MANIFEST))?) };
+    let manifest =
+        read().with_context(|| format!("reading the release {}", dir.display())).kind(Kind::Input)?;
+    let disks = manifest.artifacts.iter().filter(|a| a.path.contains("/disk.raw"));
+    let mut disks = disks.filter(|a| wanted.is_none_or(|w| w == a.arch));
+    match (disks.next(), disks.next()) {
+        (Some(one), None) => Ok((dir.join(&one.path), one.arch)),
+        (Some(one), Some(other)) if one.arch == other.arch => Ok((dir.join(&one.path), one.arch)),
+        (Some(_), Some(_)) => {
+            Err(error::of(Kind::Input, anyhow!("{} has several architectures", dir.display())))
+                .hint("say which with --arch")
+        }
+        (None, _) => Err(error::of(Kind::Input, anyhow!("{} has no disk image to run", dir.display()))),
+    }
+}
+
+/// `dist/SITE` means its newest version.
+fn newest(path: &Path) -> PathBuf {
+    if path.join(MANIFEST).exists() {
+        return path.into();
+    }
+    let versions = std::fs::read_dir(path).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    versions.filter(|p| p.join(MANIFEST).exists()).max().unwrap_or_else(|| path.into())
+}
