@@ -12,6 +12,7 @@ mod bootstrap;
 mod dependencies;
 mod disk;
 mod golden;
+mod inspect;
 mod layering;
 mod oci;
 mod podman;
