@@ -13,12 +13,13 @@ use super::deb::{Control, Deb};
 use super::relation;
 use super::rules::Rules;
 use super::unpack::{Hashed, OrderMatters, Source, Unpacker};
+use crate::error::{self, Kind};
 use crate::host::cancel::Cancel;
 use crate::host::sandbox;
 use crate::model::{Arch, Digest, Epoch};
 use crate::tree::tar::Written;
 use crate::tree::{TreePath, walk};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -185,11 +186,12 @@ fn read_packages(spec: &Spec, jobs: usize) -> anyhow::Result<Vec<Opened>> {
         let control = control?;
         let found = (control.required("Package")?, control.required("Version")?);
         if found != (package.name.as_str(), package.version.as_str()) {
-            bail!("it is {} {}, not {} {}", found.0, found.1, package.name, package.version);
+            let why = anyhow!("it is {} {}, not {} {}", found.0, found.1, package.name, package.version);
+            return Err(error::of(Kind::Verify, why));
         }
         let arch = control.required("Architecture")?;
         if arch != "all" && arch != spec.arch.to_string() {
-            bail!("it is of architecture {arch}, not {}", spec.arch);
+            return Err(error::of(Kind::Verify, anyhow!("it is of architecture {arch}, not {}", spec.arch)));
         }
         Ok(Opened { package: package.clone(), control, file })
     };
