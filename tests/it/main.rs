@@ -16,3 +16,4 @@ mod oci;
 mod podman;
 mod profile;
 mod support;
+mod tamper;
