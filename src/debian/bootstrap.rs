@@ -14,12 +14,13 @@ use super::relation;
 use super::rules::Rules;
 use super::stand_in;
 use super::unpack::{Ahead, Hashed, OrderMatters, Source, Unpacker};
+use crate::error::{self, Kind};
 use crate::host::cancel::Cancel;
 use crate::host::sandbox;
 use crate::model::{Arch, Digest, Epoch};
 use crate::tree::tar::Written;
 use crate::tree::{TreePath, walk};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -213,11 +214,12 @@ fn control(file: &File, package: &Package, wanted: Arch) -> anyhow::Result<Contr
     let (_, control) = Deb::open(io::BufReader::new(file))?;
     let found = (control.required("Package")?, control.required("Version")?);
     if found != (package.name.as_str(), package.version.as_str()) {
-        bail!("it is {} {}, not {} {}", found.0, found.1, package.name, package.version);
+        let why = anyhow!("it is {} {}, not {} {}", found.0, found.1, package.name, package.version);
+        return Err(error::of(Kind::Verify, why));
     }
     let arch = control.required("Architecture")?;
     if arch != "all" && arch != wanted.to_string() {
-        bail!("it is of architecture {arch}, not {wanted}");
+        return Err(error::of(Kind::Verify, anyhow!("it is of architecture {arch}, not {wanted}")));
     }
     Ok(control)
 }

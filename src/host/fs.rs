@@ -6,7 +6,7 @@
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What a rename into place waits for.
@@ -230,6 +230,16 @@ pub fn anonymous(dir: &Path) -> io::Result<File> {
         // Not every file system has nameless files (overlayfs of old kernels).
         Err(_) => tempfile::tempfile_in(dir),
     }
+}
+
+/// Size, device, inode and change time of a file, as a word to compare. No user can set a change time, so whoever writes
+/// to it leaves a trace; that of another boot of the machine says nothing, because bytes may have been lost.
+///
+/// # Errors
+/// What the file system says.
+pub fn identity(file: &File) -> io::Result<String> {
+    let m = file.metadata()?;
+    Ok(format!("{} {} {} {}.{}", m.size(), m.dev(), m.ino(), m.ctime(), m.ctime_nsec()))
 }
 
 /// Copies the file `from` to `to`, which must not be there yet, with mode 0644; its directory is made when missing. Where

@@ -18,3 +18,4 @@ mod oci;
 mod podman;
 mod profile;
 mod support;
+mod tamper;
