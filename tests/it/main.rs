@@ -7,6 +7,7 @@
 )]
 
 mod archive;
+mod boot;
 mod bootstrap;
 mod dependencies;
 mod disk;
