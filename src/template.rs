@@ -7,6 +7,8 @@ pub const KEYRINGS: [(&str, &[u8]); 2] = [
     ("debian", include_bytes!("../templates/keyrings/debian-archive-keyring.pgp")),
     ("ubuntu", include_bytes!("../templates/keyrings/ubuntu-archive-keyring.pgp")),
 ];
+/// How the pages look that forge writes.
+pub const REPORT_STYLE: &str = include_str!("../templates/report/style.css");
 /// Podman's configuration and forge's units for it: `templates/podman/`.
 pub mod podman {
     /// `/etc/containers/storage.conf`.

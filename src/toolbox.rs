@@ -44,7 +44,7 @@ pub struct Env<'a> {
 /// The programs of `packages`, and of what these need, for this machine.
 ///
 /// # Errors
-/// When this machine's architecture has none, and as [`lock::resolve`] and fetching.
+/// When this machine's architecture has none, and as [`lock::resolve()`] and fetching.
 pub fn open(packages: &[&str], env: &Env<'_>) -> anyhow::Result<ToolRoot> {
     let arch = Arch::host()
         .ok_or_else(|| anyhow!("there are no tools for this machine's architecture"))
@@ -79,7 +79,7 @@ fn locked(packages: &[&str], arch: Arch, env: &Env<'_>) -> anyhow::Result<Lock> 
         now: clock::now(),
         cancel: env.cancel,
     };
-    let lock = lock::resolve(&demand, None, &resolving).context("choosing tools")?;
+    let lock = lock::resolve(&demand, lock::Moves::All, &resolving).context("choosing tools")?;
     fs::write_atomic(&path, lock.to_text().as_bytes(), 0o644)?;
     Ok(lock)
 }

@@ -162,6 +162,8 @@ impl Cache {
     /// # Errors
     /// What the file system says.
     pub fn open(root: &Path) -> io::Result<Cache> {
+        // Layers hold what a site keeps to itself, and what is built is believed when it is found here.
+        fs::make_private_dir(root)?;
         std::fs::create_dir_all(root.join("steps"))?;
         Ok(Cache { root: root.into(), boot_id: clock::boot_id() })
     }
@@ -210,7 +212,10 @@ impl Cache {
         let same_boot = self.boot_id.is_some() && record.boot_id == self.boot_id;
         for (name, output) in &record.outputs {
             let path = dir.join(name);
-            let whole = std::fs::metadata(&path).is_ok_and(|m| m.len() == output.size.0)
+            // One name and no path: an entry says nothing of files elsewhere.
+            let inside = Path::new(name).file_name() == Some(name.as_ref());
+            let whole = inside
+                && std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() == output.size.0)
                 && (same_boot
                     || File::open(&path)
                         .and_then(Digest::of_reader)
@@ -408,6 +413,29 @@ mod tests {
         cache.boot_id = Some("another boot".into());
         assert!(matches!(cache.lookup(&key).unwrap(), Lookup::Damaged { output } if output == "rootfs.tar"));
         assert!(matches!(cache.lookup(&key).unwrap(), Lookup::Miss));
+    }
+
+    #[test]
+    fn a_record_that_names_files_elsewhere_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["../../outside", "/etc/hostname", ".."] {
+            let (cache, key) = filled(dir.path());
+            std::fs::write(dir.path().join("outside"), b"bytes").unwrap();
+            let record = cache.dir(&key).join(RECORD);
+            let text = std::fs::read_to_string(&record).unwrap().replace("rootfs.tar", name);
+            std::fs::write(record, text).unwrap();
+            let found = cache.lookup(&key).unwrap();
+            assert!(matches!(found, Lookup::Damaged { output } if output == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_new_cache_is_its_users_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("above/cache");
+        Cache::open(&root).unwrap();
+        assert_eq!(std::fs::metadata(root).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

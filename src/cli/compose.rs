@@ -7,7 +7,7 @@ use crate::build::{fetch, observe::Observer as _};
 use crate::error::{self, Kind, Mark as _};
 use crate::host::http::Client;
 use crate::host::{clock, env, fs};
-use crate::lock::{self, Freshness, Lock};
+use crate::lock::{self, Freshness, Lock, Moves};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::plan::{self, Plan};
 use crate::profile::{self, Profile};
@@ -123,13 +123,13 @@ impl Workshop {
 
 /// How the lock is to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockMode {
+pub enum LockMode<'a> {
     /// Made or mended as the profile asks, keeping what is locked.
     Mend,
     /// Taken as it is, or not at all (`--locked`).
     Locked,
-    /// Resolved anew.
-    Update,
+    /// Resolved anew: these packages, or all where none is named.
+    Update(&'a [String]),
 }
 
 /// The lock of a profile, as `mode` has it; written where it changed.
@@ -138,7 +138,7 @@ pub fn locked(
     path: &Path,
     profile: &Profile,
     shop: &Workshop,
-    mode: LockMode,
+    mode: LockMode<'_>,
 ) -> anyhow::Result<Lock> {
     let lock_path = lock_path(path);
     let demand = plan::demand(profile, &|path| read(profile, path)).kind(Kind::Input)?;
@@ -149,7 +149,7 @@ pub fn locked(
     };
     let hint = format!("run `forge lock {}`", path.display());
     let old = match (old, mode) {
-        (Some(Err(_)), LockMode::Update) => None,
+        (Some(Err(_)), LockMode::Update([])) => None,
         (Some(lock), _) => Some(lock.hint(format!("{hint} --update"))?),
         (None, LockMode::Locked) => {
             return Err(error::of(Kind::Lock, anyhow!("there is no {}", lock_path.display()))).hint(hint);
@@ -180,8 +180,12 @@ pub fn locked(
         now: clock::now(),
         cancel: &session.cancel,
     };
-    let keep = if mode == LockMode::Update { None } else { old.as_ref() };
-    write(&lock_path, lock::resolve(&demand, keep, &env)?)
+    let moves = match (mode, old.as_ref()) {
+        (LockMode::Update([]), _) | (_, None) => Moves::All,
+        (LockMode::Update(names), Some(lock)) => Moves::Only(lock, names),
+        (_, Some(lock)) => Moves::Nothing(lock),
+    };
+    write(&lock_path, lock::resolve(&demand, moves, &env)?)
 }
 
 fn write(path: &Path, mut lock: Lock) -> anyhow::Result<Lock> {
@@ -205,12 +209,11 @@ fn read(profile: &Profile, path: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// `forge lock`.
-pub fn lock(session: &Session, path: &Path, set: &[String], update: bool) -> anyhow::Result<()> {
+pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[String]>) -> anyhow::Result<()> {
     let profile = load(session, path, set, &Selection::default())?;
     let shop = Workshop::open(session, false)?;
     let before = std::fs::read_to_string(lock_path(path)).ok().and_then(|text| Lock::from_text(&text).ok());
-    let lock =
-        locked(session, path, &profile, &shop, if update { LockMode::Update } else { LockMode::Mend })?;
+    let lock = locked(session, path, &profile, &shop, update.map_or(LockMode::Mend, LockMode::Update))?;
     let changes = before.as_ref().map(|old| changes(old, &lock)).unwrap_or_default();
     let size: Bytes = lock.packages.iter().map(|p| p.size).sum();
     let mut human = format!("{}: {} packages, {size}\n", lock_path(path).display(), lock.packages.len());

@@ -6,6 +6,7 @@ mod cache;
 mod compose;
 mod doctor;
 mod init;
+mod inspect;
 mod key;
 mod registry;
 mod run;
@@ -96,10 +97,12 @@ fn session(ui: Ui, cache_dir: Option<PathBuf>) -> Result<Session, (Ui, anyhow::E
 fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Check { profiles } => compose::check(session, &profiles),
-        Verb::Lock { profile, set, update } => compose::lock(session, &profile, &set, update),
+        Verb::Lock { profile, set, update } => compose::lock(session, &profile, &set, update.as_deref()),
         Verb::Plan { profiles, selection } => compose::plan(session, &profiles, &selection),
         Verb::Build { profiles, selection, options } => build::run(session, &profiles, &selection, &options),
         Verb::Verify { path, key } => verify::run(session, &path, &key),
+        Verb::Inspect { subject } => inspect::inspect(session, &subject),
+        Verb::Diff { a, b, html } => inspect::diff(session, &a, &b, html.as_deref()),
         Verb::Key { verb } => key::run(session, verb),
         Verb::Push { path, reference } => registry::push(session, &path, &reference),
         Verb::Pull { reference, path } => registry::pull(session, &reference, &path),

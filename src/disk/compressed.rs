@@ -21,11 +21,11 @@ pub fn write<W: Write>(image: &Content, out: W, threads: u32) -> io::Result<W> {
     write_padded(image, image.len(), out, threads)
 }
 
-/// As [`write`], with zeros behind the image up to `length`: a frame of its own for a partition. Frames one behind the
+/// As [`write()`], with zeros behind the image up to `length`: a frame of its own for a partition. Frames one behind the
 /// other are the stream of what they hold (RFC 8878 §3), so that an image whose partition did not change keeps the frame.
 ///
 /// # Errors
-/// As [`write`]; when the image is longer than `length`.
+/// As [`write()`]; when the image is longer than `length`.
 pub fn write_padded<W: Write>(image: &Content, length: u64, out: W, threads: u32) -> io::Result<W> {
     let padding = length.checked_sub(image.len()).ok_or(io::ErrorKind::InvalidInput)?;
     let mut encoder = zstd::Encoder::new(out, LEVEL)?;

@@ -8,7 +8,7 @@
 pub mod resolve;
 pub mod text;
 
-pub use resolve::resolve;
+pub use resolve::{Moves, resolve};
 
 use crate::debian::archive::ListInfo;
 use crate::model::{Arch, Bytes, Digest, Epoch};

@@ -32,13 +32,28 @@ pub struct Env<'a> {
     pub cancel: &'a Cancel,
 }
 
-/// Resolves `demand`. With `keep`, archives stay at the state that this lock recorded, as far as it is in the cache, so
-/// that a new package does not move all others; without, and for bases that it does not know, they are read anew.
+/// What may move when a lock is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Moves<'a> {
+    /// Everything: archives are read anew.
+    All,
+    /// As little as can be: archives stay at the state that this lock recorded, as far as it is in the cache, so that a
+    /// new package does not move all others. Bases that it does not know are read anew.
+    Nothing(&'a Lock),
+    /// These packages and what they need, to what the archives hold now; all others stay as this lock has them.
+    Only(&'a Lock, &'a [String]),
+}
+
+/// Resolves `demand`.
 ///
 /// # Errors
 /// [`Kind::Fetch`] and [`Kind::Verify`] from the archive; [`Kind::Input`] for packages that cannot be had, telling the
 /// chain that asked for them.
-pub fn resolve(demand: &Demand, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::Result<Lock> {
+pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Result<Lock> {
+    let keep = match moves {
+        Moves::All => None,
+        Moves::Nothing(lock) | Moves::Only(lock, _) => Some(lock),
+    };
     let mut lock = Lock {
         schema: SCHEMA,
         epoch: Epoch(0),
@@ -53,11 +68,11 @@ pub fn resolve(demand: &Demand, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::R
         by_base.entry((&set.base, set.arch)).or_default().push(set);
     }
     for ((base, arch), sets) in by_base {
-        let archive = open(base, arch, keep, env)
+        let archive = open(base, arch, moves, env)
             .with_context(|| format!("reading the archive of {base} for {arch}"))?;
         for set in sets {
             env.cancel.check()?;
-            let solved = solve(&archive, set)
+            let solved = solve(&archive, set, moves)
                 .with_context(|| format!("choosing the packages of {} for {arch}", set.name))?;
             lock.packages.extend(solved.into_iter().map(|p| locked(p, set, base, &archive.releases)));
         }
@@ -103,20 +118,41 @@ fn merge(archives: Vec<LockedArchive>) -> Vec<LockedArchive> {
     merged
 }
 
-fn open(base: &str, arch: Arch, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::Result<Archive> {
+fn open(base: &str, arch: Arch, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Result<Archive> {
     let (distribution, _) = split(base)?;
     let keyring = archive::keyring(distribution)?;
-    if let Some(lock) = keep {
-        let releases: Vec<ReleaseInfo> =
+    let recorded = |lock: &Lock| -> Vec<ReleaseInfo> {
+        let releases: Vec<_> =
             lock.archives.iter().filter(|a| a.is_of(base)).map(|a| a.release(arch)).collect();
+        if releases.iter().all(|r| !r.lists.is_empty()) { releases } else { vec![] }
+    };
+    let reopen = |releases: &[ReleaseInfo]| Archive::reopen(env.blobs, releases, arch, &keyring, env.cancel);
+    if let Moves::Nothing(lock) = moves {
+        let releases = recorded(lock);
         if !releases.is_empty()
-            && releases.iter().all(|r| !r.lists.is_empty())
-            && let Ok(archive) = Archive::reopen(env.blobs, &releases, arch, &keyring, env.cancel)
+            && let Ok(archive) = reopen(&releases)
         {
             return Ok(archive);
         }
     }
-    Archive::open(env.client, env.blobs, &sources(base, env.mirrors)?, arch, &keyring, env.now, env.cancel)
+    let now = Archive::open(
+        env.client,
+        env.blobs,
+        &sources(base, env.mirrors)?,
+        arch,
+        &keyring,
+        env.now,
+        env.cancel,
+    )?;
+    match moves {
+        // What stays may be gone from the archive of today, so both states are chosen from.
+        Moves::Only(lock, _) => {
+            let older = recorded(lock).into_iter().filter(|r| !now.releases.contains(r));
+            let both: Vec<ReleaseInfo> = now.releases.iter().cloned().chain(older).collect();
+            reopen(&both)
+        }
+        _ => Ok(now),
+    }
 }
 
 /// The suites that `base` stands for, at the mirror that is to be used.
@@ -139,15 +175,35 @@ fn split(base: &str) -> anyhow::Result<(Distribution, &str)> {
     }
 }
 
-fn solve(archive: &Archive, set: &PackageSet) -> anyhow::Result<Vec<Package>> {
-    let packages = set.request.iter().map(|name| name.parse()).collect::<Result<_, _>>().kind(Kind::Input)?;
+fn solve(archive: &Archive, set: &PackageSet, moves: Moves<'_>) -> anyhow::Result<Vec<Package>> {
     let base = match set.variant {
         SetVariant::Custom => Base::Nothing,
         SetVariant::Apt => Base::Apt,
         SetVariant::Minbase => Base::Minbase,
     };
-    let request = Request { packages, base, ..Request::default() };
-    Ok(solve::solve(&archive.index, &request).kind(Kind::Input)?.packages)
+    let asked =
+        set.request.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>().kind(Kind::Input)?;
+    let answer = |packages: Vec<solve::Demand>| {
+        let request = Request { packages, base, ..Request::default() };
+        Ok::<_, anyhow::Error>(solve::solve(&archive.index, &request).kind(Kind::Input)?.packages)
+    };
+    let Moves::Only(lock, names) = moves else { return answer(asked) };
+    // What the named packages need may have to move with them; everything else is asked for as it is.
+    let free = answer(names.iter().map(|n| n.parse()).collect::<Result<_, _>>().kind(Kind::Input)?)?;
+    let mut pinned = asked;
+    for package in lock.packages_of(&set.name, set.arch) {
+        let moving = names.contains(&package.name)
+            || free.iter().any(|p| p.name == package.name && p.version != package.version);
+        if !moving {
+            pinned.retain(|d| d.name != package.name);
+            pinned.push(solve::Demand {
+                name: package.name.clone(),
+                version: Some(package.version.clone()),
+                suite: None,
+            });
+        }
+    }
+    answer(pinned)
 }
 
 fn locked(package: Package, set: &PackageSet, base: &str, releases: &[ReleaseInfo]) -> LockedPackage {

@@ -228,12 +228,12 @@ impl Composer<'_> {
         }
         if wanted.artifacts.contains(&Artifact::Oci) {
             layers.extend(payload.map(|p| (LayerName::Workloads, p)));
+            let codec = match wanted.compression {
+                profile::Compression::Zstd => Codec::Zstd,
+                profile::Compression::Gzip => Codec::Gzip,
+            };
             for (name, layer) in layers {
-                let blob = self.step(
-                    arch,
-                    &format!("{name}-blob"),
-                    Recipe::Blob(Blob { layer, codec: Codec::Zstd }),
-                );
+                let blob = self.step(arch, &format!("{name}-blob"), Recipe::Blob(Blob { layer, codec }));
                 target.layers.push((name, blob));
             }
         }

@@ -1,7 +1,7 @@
 //! TOML → [`Profile`]: read as typed, merged with what it extends, validated with every fault told at once.
 //!
-//! The way: [`fragment`] (text → tree with places) → [`merge`] (many trees → one for each architecture) → [`tables`]
-//! (tree → typed values, by the one description of all keys) → [`check`] (what spans more than one key). Knows nothing
+//! The way: [`fragment`] (text → tree with places) → `merge` (many trees → one for each architecture) → [`tables`]
+//! (tree → typed values, by the one description of all keys) → `check` (what spans more than one key). Knows nothing
 //! of layers, boot or disks: what a later stage cannot build yet is its own to refuse.
 
 mod check;
@@ -63,6 +63,8 @@ pub struct Profile {
 pub struct ArchProfile {
     /// The kinds of artifact to make.
     pub artifacts: Vec<Artifact>,
+    /// How the layers of the OCI image are compressed.
+    pub compression: Compression,
     /// The forms of the disk image.
     pub disk_formats: Vec<DiskFormat>,
     /// The hardware family.

@@ -3,6 +3,7 @@
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "tests run programs, plant files and say what they skip"
 )]
 
@@ -12,6 +13,7 @@ mod bootstrap;
 mod dependencies;
 mod disk;
 mod golden;
+mod inspect;
 mod layering;
 mod oci;
 mod podman;
