@@ -28,7 +28,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
-        &["boot", "build", "contents", "disk", "host", "inspect", "lock", "oci", "plan", "seal", "sign", "tree"],
+        &[
+            "boot", "build", "contents", "disk", "host", "inspect", "lock", "oci", "plan", "seal", "sign",
+            "tree",
+        ],
     ),
     ("publish", &["host", "oci", "release", "source"]),
     (
