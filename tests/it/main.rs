@@ -8,6 +8,7 @@
 )]
 
 mod archive;
+mod boot;
 mod bootstrap;
 mod dependencies;
 mod disk;
