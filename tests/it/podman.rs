@@ -73,13 +73,13 @@ fn root() -> Option<PathBuf> {
     let made = std::env::var("FORGE_ORACLES")
         .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oracles"), PathBuf::from);
     let root = made.join("podman-root");
-    let missing = if !root.is_dir() {
-        "no podman-root (hack/podman-root makes it)"
-    } else if !rustix::process::geteuid().is_root() {
-        "not root, who alone may mount"
-    } else {
+    if !crate::support::is_root() {
+        return None; // who alone may mount
+    }
+    if root.is_dir() {
         return Some(root);
-    };
+    }
+    let missing = "no podman-root (hack/podman-root makes it)";
     assert!(std::env::var("FORGE_TEST_REQUIRE_TOOLS").as_deref() != Ok("1"), "{missing}");
     println!("skipped: {missing}");
     None

@@ -1,21 +1,30 @@
 //! One device through its life: first boot, power cut, boot again, a changed block.
 
-use crate::vm::{Opts, Vm};
+use crate::fixture::{self, Fixture};
+use crate::vm::{Opts, Vm, ask, free_port};
+use forge::build::observe::Silent;
 use forge::disk::gpt;
+use forge::host::cancel::Cancel;
+use forge::host::http::Client;
 use forge::model::Arch;
 use forge::run::qemu::Acceleration;
 use forge::run::tools::ToolRoot;
+use forge::source::blobs::Blobs;
+use forge::toolbox;
 use forge::tree::Content;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// A minute on an idle machine; this long on one that builds at the same time.
 pub const BOOT: Duration = Duration::from_secs(400);
 /// Room for slot B and state.
 pub const DISK: u64 = 8 << 30;
+/// Where the workload of `profiles/quickstart.toml` answers.
+const HTTP: u16 = 8080;
 
 #[test]
 fn a_device_starts_survives_a_power_cut_and_refuses_a_changed_block() {
@@ -50,24 +59,25 @@ fn a_device_starts_survives_a_power_cut_and_refuses_a_changed_block() {
     assert!(!third.has_said("boot complete"), "changed bytes were run");
 }
 
-/// The disk and what boots it, from the environment; `None`, said aloud, where there is none.
+/// The release's disk, its tools and ports; `None`, said aloud, where nothing can be built.
 pub fn given() -> Option<(PathBuf, Opts)> {
-    let var = |name: &str| forge::host::env::var(name);
-    match (var("FORGE_TEST_DISK"), var("FORGE_TEST_TOOLS")) {
-        (Some(disk), Some(tools)) => {
-            let host = Arch::host().unwrap();
-            let arch = var("FORGE_TEST_ARCH").map_or(host, |a| a.parse().unwrap());
-            let ports = var("FORGE_TEST_HTTP").map(|port| port.parse().unwrap()).into_iter().collect();
-            Some((disk.into(), Opts { tools: ToolRoot::new(tools, host), arch, ports }))
-        }
-        _ if var("FORGE_TEST_REQUIRE_TOOLS").is_some() => {
-            panic!("FORGE_TEST_DISK or FORGE_TEST_TOOLS is not set")
-        }
-        _ => {
-            println!("skipped: no FORGE_TEST_DISK and FORGE_TEST_TOOLS");
-            None
-        }
-    }
+    let shared = fixture::shared()?;
+    static TOOLS: OnceLock<ToolRoot> = OnceLock::new();
+    let tools = TOOLS.get_or_init(|| tools(shared)).clone();
+    Some((shared.disk(), Opts { tools, arch: Arch::Amd64, ports: vec![HTTP] }))
+}
+
+/// The emulator that `forge run` uses, from where it uses it.
+fn tools(shared: &Fixture) -> ToolRoot {
+    let cache = shared.cache();
+    let env = toolbox::Env {
+        root: &cache.join("tools"),
+        client: &Client::new().unwrap(),
+        blobs: &Blobs::open(&cache.join("blobs")).unwrap(),
+        cancel: &Cancel::default(),
+        observer: &Silent,
+    };
+    toolbox::open(forge::run::packages(Arch::Amd64), &env).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
 #[test]
@@ -102,4 +112,42 @@ pub fn flip(disk: &Path, is: impl Fn(&gpt::Partition) -> bool, offset: u64) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, place).unwrap();
     file.write_all_at(&[byte[0] ^ 1], place).unwrap();
+}
+
+/// As a person has it from the README: the release's directory, and a browser on a port of this machine.
+#[test]
+fn forge_run_boots_the_release() {
+    let Some(shared) = fixture::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let console = dir.path().join("console");
+    let port = free_port();
+    let mut run = fixture::forge(&shared.cache());
+    run.arg("run").arg(&shared.release).args(["--headless", "--port", &format!("{port}:{HTTP}")]);
+    let files = [File::create(&console).unwrap(), File::create(dir.path().join("stderr")).unwrap()];
+    let [out, err] = files.map(Stdio::from);
+    let start = Instant::now();
+    let mut child = run.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
+    let said = || std::fs::read_to_string(dir.path().join("stderr")).unwrap();
+    let answer = loop {
+        let answer = ask(port).unwrap_or_default();
+        if answer.starts_with("HTTP/") {
+            break answer;
+        }
+        let ended = child.try_wait().unwrap();
+        if ended.is_some() || start.elapsed() > BOOT {
+            let _ = child.kill(); // it may have ended
+            let text = String::from_utf8_lossy(&std::fs::read(&console).unwrap()).into_owned();
+            panic!("nothing answers ({ended:?}): {}\n{text}", said());
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    println!("forge run to the first answer: {:.0?}", start.elapsed());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let page = std::fs::read_to_string(shared.profile().with_file_name("hello/index.html")).unwrap();
+    assert!(answer.contains(page.trim()), "{answer}");
+    // Ctrl-C pulls the plug, and takes the emulator along.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{}", said());
+    assert!(ask(port).is_err(), "the device still answers");
 }

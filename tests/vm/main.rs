@@ -1,17 +1,18 @@
 //! Boots built disks in QEMU and looks at what a person would see: the console, and the ports of the device.
 //!
-//! A program of its own, because a boot takes a minute. It needs what a build leaves behind, named by the environment:
-//!
-//! | variable | what |
-//! |---|---|
-//! | `FORGE_TEST_DISK` | a disk, raw or `.raw.zst`, of a profile with `console=ttyS0` |
-//! | `FORGE_TEST_TOOLS` | unpacked packages of [`forge::run::packages`] |
-//! | `FORGE_TEST_NEXT` | likewise, a disk of the same site and a newer version, with other workloads |
-//! | `FORGE_TEST_ARCH` | the disk's architecture; default: this machine's |
-//! | `FORGE_TEST_HTTP` | a port on which a workload of the disk answers HTTP, where one does |
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program of tests")]
+//! A program of its own, because a boot takes a minute. The disk is the release that the integration tests look at, built
+//! where it is not there yet; needs a network for that (`FORGE_TEST_NETWORK=1`). `FORGE_TEST_NEXT` names another disk of
+//! the same site, of a newer version with other workloads, for the test that falls back between the two.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program of tests"
+)]
 
 mod boots;
 mod console;
 mod fallback;
+#[path = "../it/fixture.rs"]
+mod fixture;
 mod vm;

@@ -119,7 +119,8 @@ impl Drop for Vm {
     }
 }
 
-fn ask(port: u16) -> std::io::Result<String> {
+/// Asks `http://127.0.0.1:port/`; the whole answer with its head.
+pub fn ask(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: device\r\nConnection: close\r\n\r\n")?;
@@ -129,6 +130,6 @@ fn ask(port: u16) -> std::io::Result<String> {
 }
 
 /// A port that was free a moment ago: the emulator takes no listening socket.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
