@@ -64,6 +64,10 @@ fn workload(image: &str) -> String {
 /// A lock older than this is made anew: signed lists of updates hold for a week.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+fn is_old(path: &Path) -> bool {
+    std::fs::metadata(path).unwrap().modified().unwrap().elapsed().is_ok_and(|age| age > MAX_AGE)
+}
+
 /// What all tests share, and none changes.
 struct Bench {
     /// Profile, lock, keys.
@@ -86,14 +90,15 @@ fn bench() -> Option<&'static Bench> {
             let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tamper");
             std::fs::create_dir_all(&dir).unwrap();
             for left in std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()) {
-                if left.file_name().unwrap().to_string_lossy().starts_with(".tmp") {
-                    std::fs::remove_dir_all(left).unwrap(); // of a run that was killed
+                // Of a run that was killed; a younger one may be another run's, which is still at it.
+                if left.file_name().unwrap().to_string_lossy().starts_with(".tmp") && is_old(&left) {
+                    std::fs::remove_dir_all(left).unwrap();
                 }
             }
             std::fs::write(dir.join("tamper.toml"), PROFILE).unwrap();
             std::fs::write(dir.join("busy.yaml"), workload("localhost/busy:1")).unwrap();
             let (lock, cache) = (dir.join("tamper.toml.lock"), dir.join("cache"));
-            if std::fs::metadata(&lock).is_ok_and(|m| m.modified().unwrap().elapsed().unwrap() > MAX_AGE) {
+            if lock.exists() && is_old(&lock) {
                 std::fs::remove_file(&lock).unwrap();
             }
             let path = |name: &str| dir.join(name).display().to_string();
