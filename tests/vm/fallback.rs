@@ -1,6 +1,7 @@
 //! Two versions on one device: a newer one in slot B that is good, is spoilt later, and gives way by itself.
 
 use crate::boots::{BOOT, DISK, answers, flip, given};
+use crate::fixture::{self, Fixture};
 use crate::vm::Vm;
 use forge::disk::gpt::{Partition, PartitionType, Table};
 use forge::disk::{DiskImage, fat};
@@ -17,12 +18,9 @@ const EMPTY: &str = "_empty";
 #[test]
 fn a_good_version_that_is_spoilt_later_gives_way_to_the_other_slot() {
     let Some((disk, opts)) = given() else { return };
-    let Some(next) = forge::host::env::var("FORGE_TEST_NEXT").map(PathBuf::from) else {
-        assert!(forge::host::env::var("FORGE_TEST_REQUIRE_TOOLS").is_none(), "FORGE_TEST_NEXT is not set");
-        println!("skipped: no FORGE_TEST_NEXT");
-        return;
-    };
+    let Some(shared) = fixture::shared() else { return };
     let dir = tempfile::tempdir().unwrap();
+    let next = newer_version(shared, dir.path());
     let own = dir.path().join("device.raw");
     forge::run::disk::unpack(&disk, &own, DISK).unwrap();
     let older = open(&disk, &dir.path().join("older.raw"));
@@ -57,6 +55,18 @@ fn a_good_version_that_is_spoilt_later_gives_way_to_the_other_slot() {
     third.wait_for(&format!("{old}: boot complete"), BOOT);
     println!("version {old} is back by itself after {:?}", start.elapsed());
     answers(&third, &opts);
+}
+
+/// The disk of a release of the same site, of a newer version whose page says something else.
+fn newer_version(shared: &Fixture, dir: &Path) -> PathBuf {
+    let profile = shared.source_in(dir);
+    std::fs::write(profile.with_file_name("hello").join("index.html"), "<h1>The next version.</h1>\n")
+        .unwrap();
+    let mut build = fixture::forge(&shared.cache());
+    build.args(["--json", "build", "--set", "image.version=9999.1", "--artifact", "disk"]).arg(&profile);
+    let told = fixture::ok(build.arg("--out").arg(dir.join("dist")));
+    let release = fixture::events(&told, "release");
+    Path::new(release[0]["dir"].as_str().unwrap()).join("amd64/disk.raw.zst")
 }
 
 /// A disk that forge wrote, unpacked to `to`.

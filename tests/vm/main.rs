@@ -1,8 +1,7 @@
 //! Boots built disks in QEMU and looks at what a person would see: the console, and the ports of the device.
 //!
 //! A program of its own, because a boot takes a minute. The disk is the release that the integration tests look at, built
-//! where it is not there yet; needs a network for that (`FORGE_TEST_NETWORK=1`). `FORGE_TEST_NEXT` names another disk of
-//! the same site, of a newer version with other workloads, for the test that falls back between the two.
+//! where it is not there yet; needs a network for that (`FORGE_TEST_NETWORK=1`).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
