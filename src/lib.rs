@@ -35,10 +35,12 @@
 pub mod boot;
 pub mod build;
 pub mod cli;
+pub mod contents;
 pub mod debian;
 pub mod disk;
 pub mod error;
 pub mod host;
+pub mod inspect;
 pub mod layer;
 pub mod lock;
 pub mod model;

@@ -7,6 +7,8 @@ pub const KEYRINGS: [(&str, &[u8]); 2] = [
     ("debian", include_bytes!("../templates/keyrings/debian-archive-keyring.pgp")),
     ("ubuntu", include_bytes!("../templates/keyrings/ubuntu-archive-keyring.pgp")),
 ];
+/// How the pages look that forge writes.
+pub const REPORT_STYLE: &str = include_str!("../templates/report/style.css");
 /// Podman's configuration and forge's units for it: `templates/podman/`.
 pub mod podman {
     /// `/etc/containers/storage.conf`.
@@ -52,13 +54,19 @@ pub const INITRD: &[DeviceFile] = device_files!("initrd":
 /// What every device's root has beyond the files of packages.
 pub const OS: &[DeviceFile] = device_files!("os":
     "etc/ssh/sshd_config.d/50-forge.conf",
+    "usr/lib/forge/boot",
     "usr/lib/systemd/journald.conf.d/50-forge.conf",
     "usr/lib/systemd/network/80-forge-dhcp.network",
     "usr/lib/systemd/system.conf.d/50-forge.conf",
     "usr/lib/systemd/system/boot-complete.target.d/forge.conf",
+    "usr/lib/systemd/system/boot.mount.d/forge.conf",
+    "usr/lib/systemd/system/efi.mount.d/forge.conf",
     "usr/lib/systemd/system/emergency.service.d/forge.conf",
     "usr/lib/systemd/system/forge-boot-failed.service",
+    "usr/lib/systemd/system/forge-boot-rearm.service",
     "usr/lib/systemd/system/forge-boot-report.service",
+    "usr/lib/systemd/system/forge-issue.service",
+    "usr/lib/systemd/system/forge-slot-check.service",
     "usr/lib/systemd/system/home.mount",
     "usr/lib/systemd/system/opt.mount",
     "usr/lib/systemd/system/root.mount",

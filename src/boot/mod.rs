@@ -3,6 +3,36 @@
 //! From the merged layers: [`root`] (what lies on the device, kernel, boot loader), [`initrd`] (files of the same packages,
 //! with what they load: [`elf`], [`modules`]), [`slot`] (what the initrd must know of one build), [`cmdline`], and the
 //! [`uki`] that holds them all.
+//!
+//! # Which slot starts
+//!
+//! systemd-boot's boot assessment alone decides (systemd-boot(7), UAPI.1 "Boot counting"); forge adds when a version is
+//! counted again. A boot image is called `NAME_VERSION`, with the tries left and done as a suffix:
+//!
+//! | on the ESP | means | order |
+//! |---|---|---|
+//! | `X+3.efi` | untried, or good and armed again | by version, the newest first |
+//! | `X+2-1.efi` | on trial: one boot was begun | likewise |
+//! | `X.efi` | good (systemd-bless-boot), nothing to turn to | likewise |
+//! | `X+0-3.efi` | three boots in a row were not good | behind all others |
+//!
+//! A boot that is good makes `X+2-1` to `X`, and `forge-boot-rearm.service` makes that to `X+3` where another version on
+//! the ESP has not failed. So the boots of every version are counted as long as there is something to turn to, and blocks
+//! that change years later lead to the other slot just as a bad update does. The version that took over because the other
+//! has failed is not counted: it stays, as it is the last.
+//!
+//! What ends a boot that is not good: dm-verity restarts at a changed block (`restart-on-corruption`), the initrd's and
+//! the system's `emergency.service` restart, `forge-boot-failed.service` when a required unit fails or the boot is not
+//! complete in ten minutes, the watchdog when systemd itself hangs, `panic=10`. A block that is read only long after the
+//! boot was good is found by `forge-slot-check.service`: after an end that was no shutdown it reads all of the slot before
+//! the boot may be good.
+//!
+//! The price: power that goes three times in a row before the boot is good leads to the other slot as well, which is a
+//! good system, an older one. The boots before count only while the counter is on the ESP: each boot writes three names
+//! there, in the order that keeps one at any time (`efi.mount.d`).
+//!
+//! An update must free the other slot's boot image first, then write partitions, then its own boot image with three
+//! tries; and take the tries off the running one (`X+3` → `X`) before, since the only good version is never counted.
 
 pub mod cmdline;
 pub mod elf;

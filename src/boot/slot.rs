@@ -11,7 +11,7 @@
 //! | `/var` | state |
 //! | `/etc` | the root's, under changes kept in state (`/var/lib/forge/overlay/etc`) |
 
-use super::verity::RootHash;
+use super::verity::{RootHash, tree_length};
 use crate::model::Guid;
 use crate::tree::{Node, Tree, TreePath};
 use std::fmt::Write as _;
@@ -24,6 +24,39 @@ pub const FACTORY_VAR: &str = "usr/share/factory/var";
 pub const OVERLAY: &str = "/var/lib/forge/overlay";
 /// The least room for state, in bytes: a journal, container images' writable layers, logs. With less a disk is too small.
 const MIN_STATE: u64 = 256 << 20;
+
+/// Partitions of a slot are this many bytes long or a multiple of it: two versions that differ by little agree on it.
+const STEP: u64 = 64 << 20;
+/// Partitions start at multiples of this many bytes.
+const ALIGNMENT: u64 = 1 << 20;
+
+/// A file system of a slot. Its partition is longer than the file system, because partitions never move: slot B is made
+/// at first boot as long as slot A, and every later version has to fit. What is left free is zeros, holes in a raw image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Volume {
+    /// The operating system: security updates make it a little larger over the years, a newer release by a fifth.
+    Root,
+    /// The workloads: there is always one more.
+    Payload,
+}
+
+impl Volume {
+    /// The length in bytes of the partition for a file system of `content` bytes: a quarter more for the system, half as
+    /// much again for the workloads.
+    pub fn data_partition(self, content: u64) -> u64 {
+        let room = match self {
+            Volume::Root => content / 4,
+            Volume::Payload => content / 2,
+        };
+        (content + room).next_multiple_of(STEP)
+    }
+
+    /// The length in bytes of the partition for the hash tree of all of a data partition of `data` bytes.
+    pub fn hash_partition(self, data: u64) -> u64 {
+        tree_length(data).next_multiple_of(ALIGNMENT)
+    }
+}
 
 /// A partition under dm-verity, with its tree's partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +159,20 @@ mod tests {
     fn file(tree: &Tree, path: &str) -> Option<String> {
         let content = tree.file(&TreePath::parse(path).unwrap())?;
         Some(String::from_utf8(content.to_vec(1 << 20).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn every_later_version_of_a_little_more_fits() {
+        for (volume, content, data, hashes) in [
+            (Volume::Root, 4096, 64 << 20, 1 << 20),
+            (Volume::Root, 300 << 20, 384 << 20, 4 << 20),
+            (Volume::Payload, 300 << 20, 512 << 20, 5 << 20),
+            (Volume::Payload, 40 << 30, 60 << 30, 484 << 20),
+        ] {
+            assert_eq!(volume.data_partition(content), data, "{volume:?} {content}");
+            assert_eq!(volume.hash_partition(data), hashes, "{volume:?} {content}");
+            assert!(hashes >= tree_length(data));
+        }
     }
 
     #[test]

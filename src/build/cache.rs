@@ -1,8 +1,9 @@
 //! The step cache: what a step made, by the key of all that decides it.
 //!
 //! `steps/<key>/` holds a step's outputs and `record.json`, which says each output's size and digest. An entry appears
-//! by one rename. Outputs are gigabytes, so they are not synced: an entry that an earlier boot of the machine wrote is
-//! hashed again before it is trusted, once, and thrown away when power was lost before its bytes were on the disk.
+//! by one rename. Outputs are gigabytes, so they are neither synced nor read at each use: an output is trusted while this
+//! boot of the machine has seen it whole and its size, inode and change time are those of then. Everything else is hashed
+//! again, once, so that a power cut, a copied cache, a bad disk or somebody's editor is found; what differs is thrown away.
 
 use crate::host::{clock, fs};
 use crate::model::{Bytes, Digest, Epoch};
@@ -36,6 +37,39 @@ pub struct Record {
     pub facts: BTreeMap<String, String>,
     /// The boot of the machine that wrote or last checked the entry.
     boot_id: Option<String>,
+    /// The [`fs::identity`] of each output when it was last seen whole, by name.
+    #[serde(default)]
+    marks: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// The first output in `dir` that is not what was recorded, or `None`. Notes what had to be hashed and was good;
+    /// the flag tells whether anything had to be.
+    fn check(&mut self, dir: &Path, boot_id: Option<&str>) -> (Option<String>, bool) {
+        let same_boot = boot_id.is_some() && self.boot_id.as_deref() == boot_id;
+        let mut hashed = !same_boot;
+        for (name, output) in &self.outputs {
+            // One name and no path, and no link: an entry says nothing of files elsewhere.
+            let inside = Path::new(name).file_name() == Some(name.as_ref());
+            let path = dir.join(name);
+            let Some(mut file) = (if inside { fs::open_regular(&path).ok() } else { None }) else {
+                return (Some(name.clone()), hashed);
+            };
+            // Before the bytes are read: what is written while they are, leaves another mark.
+            let mark = fs::identity(&file).ok();
+            if same_boot && mark.is_some() && self.marks.get(name) == mark.as_ref() {
+                continue;
+            }
+            let found = Digest::of_reader(&mut file).ok();
+            if found != Some((output.digest, output.size.0)) {
+                return (Some(name.clone()), hashed);
+            }
+            hashed = true;
+            self.marks.extend(mark.map(|mark| (name.clone(), mark)));
+        }
+        self.boot_id = boot_id.map(String::from);
+        (None, hashed)
+    }
 }
 
 /// One output file.
@@ -162,6 +196,8 @@ impl Cache {
     /// # Errors
     /// What the file system says.
     pub fn open(root: &Path) -> io::Result<Cache> {
+        // Layers hold what a site keeps to itself, and what is built is believed when it is found here.
+        fs::make_private_dir(root)?;
         std::fs::create_dir_all(root.join("steps"))?;
         Ok(Cache { root: root.into(), boot_id: clock::boot_id() })
     }
@@ -193,7 +229,7 @@ impl Cache {
         self.dir(key).join(RECORD).exists()
     }
 
-    /// Looks `key` up; an entry of an earlier boot is hashed first.
+    /// Looks `key` up; an entry of an earlier boot, and whatever was touched since it was made, is hashed first.
     ///
     /// # Errors
     /// What the file system says, a missing entry excepted.
@@ -207,20 +243,11 @@ impl Cache {
         let Ok(mut record) = serde_json::from_slice::<Record>(&text) else {
             return self.damaged(&dir, RECORD);
         };
-        let same_boot = self.boot_id.is_some() && record.boot_id == self.boot_id;
-        for (name, output) in &record.outputs {
-            let path = dir.join(name);
-            let whole = std::fs::metadata(&path).is_ok_and(|m| m.len() == output.size.0)
-                && (same_boot
-                    || File::open(&path)
-                        .and_then(Digest::of_reader)
-                        .is_ok_and(|(digest, _)| digest == output.digest));
-            if !whole {
-                return self.damaged(&dir, name);
-            }
+        let (damaged, hashed) = record.check(&dir, self.boot_id.as_deref());
+        if let Some(name) = damaged {
+            return self.damaged(&dir, &name);
         }
-        if !same_boot {
-            record.boot_id = self.boot_id.clone();
+        if hashed {
             fs::write_atomic(&dir.join(RECORD), &serde_json::to_vec(&record)?, 0o644)?;
         } else if let Ok(file) = File::options().append(true).open(dir.join(RECORD)) {
             // The time of last use, for pruning; a read-only cache still serves.
@@ -289,6 +316,7 @@ impl Cache {
                 outputs: BTreeMap::new(),
                 facts: BTreeMap::new(),
                 boot_id: self.boot_id.clone(),
+                marks: BTreeMap::new(),
             },
         })
     }
@@ -298,7 +326,11 @@ impl Cache {
     /// # Errors
     /// What the file system says; the entry is then not there.
     pub fn commit(&self, key: &Digest, stage: Stage) -> anyhow::Result<Entry> {
-        let Stage { staged, record } = stage;
+        let Stage { staged, mut record } = stage;
+        for name in record.outputs.keys() {
+            let mark = File::open(staged.path().join(name)).and_then(|file| fs::identity(&file));
+            record.marks.insert(name.clone(), mark.with_context(|| format!("looking at output {name}"))?);
+        }
         fs::write_atomic(&staged.path().join(RECORD), &serde_json::to_vec(&record)?, 0o644)?;
         staged.commit(fs::Durability::Cached)?;
         Ok(Entry { dir: self.dir(key), record })
@@ -408,6 +440,56 @@ mod tests {
         cache.boot_id = Some("another boot".into());
         assert!(matches!(cache.lookup(&key).unwrap(), Lookup::Damaged { output } if output == "rootfs.tar"));
         assert!(matches!(cache.lookup(&key).unwrap(), Lookup::Miss));
+    }
+
+    #[test]
+    fn a_record_that_names_files_elsewhere_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["../../outside", "/etc/hostname", ".."] {
+            let (cache, key) = filled(dir.path());
+            std::fs::write(dir.path().join("outside"), b"bytes").unwrap();
+            let record = cache.dir(&key).join(RECORD);
+            let text = std::fs::read_to_string(&record).unwrap().replace("rootfs.tar", name);
+            std::fs::write(record, text).unwrap();
+            let found = cache.lookup(&key).unwrap();
+            assert!(matches!(found, Lookup::Damaged { output } if output == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_byte_changed_in_the_same_boot_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, key) = filled(dir.path());
+        let path = cache.dir(&key).join("rootfs.tar");
+        let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let mut file = File::options().write(true).open(&path).unwrap();
+        file.write_all(b"bytez").unwrap();
+        file.set_modified(before).unwrap();
+        assert!(matches!(cache.lookup(&key).unwrap(), Lookup::Damaged { output } if output == "rootfs.tar"));
+    }
+
+    #[test]
+    fn what_was_touched_and_is_whole_is_hashed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, key) = filled(dir.path());
+        let path = cache.dir(&key).join("rootfs.tar");
+        std::fs::copy(&path, dir.path().join("copy")).unwrap();
+        std::fs::rename(dir.path().join("copy"), &path).unwrap();
+        for hashes in [true, false] {
+            let text = std::fs::read(cache.dir(&key).join(RECORD)).unwrap();
+            let mut record: Record = serde_json::from_slice(&text).unwrap();
+            assert_eq!(record.check(&cache.dir(&key), cache.boot_id.as_deref()), (None, hashes));
+            assert!(matches!(cache.lookup(&key).unwrap(), Lookup::Hit(_)));
+        }
+    }
+
+    #[test]
+    fn a_new_cache_is_its_users_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("above/cache");
+        Cache::open(&root).unwrap();
+        assert_eq!(std::fs::metadata(root).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

@@ -36,7 +36,8 @@ pub struct Env<'a> {
     pub observer: &'a dyn Observer,
 }
 
-/// The locked packages that steps of `plan` which are still to be made need, each once.
+/// The locked packages that steps of `plan` which are still to be made need, each once; one that was altered in the cache
+/// is missing too.
 pub fn missing<'a>(plan: &Plan, lock: &'a Lock, cache: &Cache, blobs: &Blobs) -> Vec<&'a LockedPackage> {
     let wanted: BTreeSet<Digest> = plan
         .steps
@@ -51,7 +52,7 @@ pub fn missing<'a>(plan: &Plan, lock: &'a Lock, cache: &Cache, blobs: &Blobs) ->
     let mut seen = BTreeSet::new();
     lock.packages
         .iter()
-        .filter(|p| wanted.contains(&p.digest) && seen.insert(p.digest) && !blobs.path(p.digest).exists())
+        .filter(|p| wanted.contains(&p.digest) && seen.insert(p.digest) && !blobs.has(p.digest))
         .collect()
 }
 

@@ -9,6 +9,7 @@ pub mod observe;
 mod recipe;
 mod schedule;
 
+pub use recipe::LAYER;
 pub use schedule::run;
 
 use crate::host::cancel::Cancel;

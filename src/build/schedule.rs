@@ -93,21 +93,28 @@ fn make(step: &Step, inputs: &BTreeMap<StepId, Entry>, plan: &Plan, env: &Env<'_
     let finished = |cached| {
         env.observer.event(Event::Finished { step: step.id.as_str(), cached, took: start.elapsed() })
     };
-    if let Lookup::Hit(entry) = env.cache.lookup(&step.key)? {
+    let mut damaged = None;
+    let mut find = || -> anyhow::Result<Option<Entry>> {
+        match env.cache.lookup(&step.key)? {
+            Lookup::Hit(entry) => return Ok(Some(*entry)),
+            Lookup::Damaged { output } => damaged = Some(output),
+            Lookup::Miss => {}
+        }
+        Ok(None)
+    };
+    if let Some(entry) = find()? {
         finished(true);
-        return Ok(*entry);
+        return Ok(entry);
     }
     let _lock = env.cache.lock(&step.key)?;
     // Another process may have made it while this one waited.
-    match env.cache.lookup(&step.key)? {
-        Lookup::Hit(entry) => {
-            finished(true);
-            return Ok(*entry);
-        }
-        Lookup::Damaged { output } => env
-            .observer
-            .event(Event::Note(&format!("{}: {output} in the cache was damaged, making it again", step.id))),
-        Lookup::Miss => {}
+    if let Some(entry) = find()? {
+        finished(true);
+        return Ok(entry);
+    }
+    if let Some(output) = damaged {
+        let note = format!("{}: {output} in the cache was damaged, making it again", step.id);
+        env.observer.event(Event::Note(&note));
     }
     env.observer.event(Event::Started { step: step.id.as_str(), what: step.recipe.what() });
     let mut stage = env.cache.stage(&step.key, step.id.as_str())?;

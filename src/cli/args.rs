@@ -98,6 +98,33 @@ pub enum Verb {
         #[arg(long, value_name = "PUB")]
         key: PathBuf,
     },
+    /// Show what something is made of, as a tree: layers, packages, container images, partitions, signatures, sizes
+    ///
+    /// Signatures are listed, not checked: that is what `forge verify` is for.
+    #[command(
+        after_help = "Examples:\n  forge inspect dist/store/2026.11.22\n  forge inspect registry.example/edge/store:2026.11.22\n  forge inspect --json disk.raw.zst | jq .disks"
+    )]
+    Inspect {
+        /// A release, an OCI layout, a disk image (raw, raw.zst), a kernel image (.efi), a lock, or a registry reference
+        #[arg(value_name = "PATH|REF")]
+        subject: String,
+    },
+    /// Show what differs between two releases, images, disks or locks; the exit code is 0 either way
+    ///
+    /// Packages, container images, kernel arguments, partitions and files, with sizes. What has the same digest on both
+    /// sides is not looked into.
+    #[command(
+        after_help = "Examples:\n  forge diff dist/store/2026.11.21 dist/store/2026.11.22\n  forge diff store.toml.lock.old store.toml.lock\n  forge diff --html changes.html registry.example/edge/store:1 dist/store/2026.11.22/oci"
+    )]
+    Diff {
+        /// The older one
+        a: String,
+        /// The newer one
+        b: String,
+        /// Also write the differences as a page of HTML
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
     /// Make, show and convert keys
     Key {
         #[command(subcommand)]
@@ -194,6 +221,9 @@ pub struct BuildOptions {
     /// Send no packet: everything must be in the cache
     #[arg(long)]
     pub offline: bool,
+    /// Push the OCI image and its signatures there: registry/repository, and a tag behind a colon
+    #[arg(long, value_name = "REF")]
+    pub push: Option<String>,
     /// Steps made at a time [default: one a processor]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub jobs: usize,

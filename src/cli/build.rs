@@ -2,8 +2,10 @@
 
 use super::args::{BuildOptions, ProfileArgs, Selection};
 use super::compose::{self, LockMode, Workshop};
-use super::{Session, key};
+use super::{Session, key, registry};
+use crate::error::{Kind, Mark as _};
 use crate::model::Bytes;
+use crate::oci::Reference;
 use crate::release;
 use std::path::Path;
 use std::time::Instant;
@@ -25,10 +27,14 @@ pub fn run(
         let lock = compose::locked(session, path, &profile, &shop, mode)?;
         let plan = compose::planned(&profile, &lock)?;
         let built = compose::made(session, &profile, &lock, &plan, &shop, options.jobs)?;
+        // Classic signatures name the repository, as cosign's do.
+        let pushed = options.push.as_deref().map(|r| r.parse::<Reference>().kind(Kind::Input)).transpose()?;
+        let published = profile.publish.as_ref().map(|p| p.r#ref.as_str().to_string());
+        let repository = pushed.map(|r| r.name()).or(published).unwrap_or_default();
         let env = release::Env {
             cache: &shop.cache,
             signer: &*signer,
-            repository: profile.publish.as_ref().map(|p| p.r#ref.as_str()).unwrap_or_default(),
+            repository: &repository,
             cancel: &session.cancel,
             observer: &session.ui,
         };
@@ -41,6 +47,9 @@ pub fn run(
             human += &format!("  {:>9}  oci: {}\n", oci_size(&release.dir).to_string(), image.index);
         }
         session.ui.result("release", &release, human);
+        if let Some(reference) = &options.push {
+            registry::push(session, &release.dir, reference)?;
+        }
         let word = if release.unchanged { "unchanged" } else { "built" };
         let seconds = start.elapsed().as_secs_f64();
         session.ui.note(format!("{word} in {seconds:.1} s; next: forge run {}", release.dir.display()));

@@ -177,6 +177,7 @@ pub fn locked(
         client: &shop.client,
         blobs: &shop.blobs,
         mirrors: &mirrors(profile),
+        before: old.as_ref(),
         now: clock::now(),
         cancel: &session.cancel,
     };

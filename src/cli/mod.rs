@@ -6,6 +6,7 @@ mod cache;
 mod compose;
 mod doctor;
 mod init;
+mod inspect;
 mod key;
 mod registry;
 mod run;
@@ -100,6 +101,8 @@ fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
         Verb::Plan { profiles, selection } => compose::plan(session, &profiles, &selection),
         Verb::Build { profiles, selection, options } => build::run(session, &profiles, &selection, &options),
         Verb::Verify { path, key } => verify::run(session, &path, &key),
+        Verb::Inspect { subject } => inspect::inspect(session, &subject),
+        Verb::Diff { a, b, html } => inspect::diff(session, &a, &b, html.as_deref()),
         Verb::Key { verb } => key::run(session, verb),
         Verb::Push { path, reference } => registry::push(session, &path, &reference),
         Verb::Pull { reference, path } => registry::pull(session, &reference, &path),

@@ -42,7 +42,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
     let (code, empty) = qemu::firmware(arch);
     let variables = tempfile::Builder::new().prefix(fs::TEMPORARY).suffix("-vars.fd").tempfile_in(&work)?;
     std::io::copy(&mut std::fs::File::open(tools.file(empty)?)?, &mut variables.as_file())?;
-    let acceleration = run::acceleration(&tools, arch, variables.path(), &session.cancel)?;
+    let acceleration = run::acceleration(&tools, arch, variables.path(), &work, &session.cancel)?;
     session.ui.detail(format!("running under {acceleration:?}"));
     let default = vec![Forward { host: 8080, guest: 8080 }];
     let spec = RunSpec {

@@ -76,7 +76,7 @@ impl Ui {
         if self.json {
             self.json_line(kind, value);
         } else {
-            let text = human.to_string();
+            let text = shown(&human.to_string(), self.color);
             self.stdout(if text.ends_with('\n') || text.is_empty() { text } else { text + "\n" }.as_bytes());
         }
     }
@@ -115,7 +115,7 @@ impl Ui {
 
     fn stderr(&self, text: &str) {
         self.bars.suspend(|| {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            let _ = writeln!(std::io::stderr().lock(), "{}", shown(text, self.color));
         });
     }
 
@@ -125,9 +125,9 @@ impl Ui {
         if self.json {
             self.json_line("error", &serde_json::json!({ "kind": format!("{kind:?}").to_lowercase(), "exit": kind.exit_code(), "chain": chain, "hints": hints }));
         }
-        self.stderr(&format!("{} {}", self.paint("31;1", "error:"), chain.join(": ")));
+        self.stderr(&format!("{} {}", self.paint("31;1", "error:"), shown(&chain.join(": "), false)));
         for hint in hints {
-            self.stderr(&format!("{} {hint}", self.paint("36;1", "hint:")));
+            self.stderr(&format!("{} {}", self.paint("36;1", "hint:"), shown(hint, false)));
         }
     }
 
@@ -156,14 +156,14 @@ impl Observer for Ui {
                 let bar = self.bars.add(ProgressBar::new_spinner());
                 bar.set_style(spinner());
                 bar.set_prefix(step.to_string());
-                bar.set_message(what.to_string());
+                bar.set_message(shown(what, false));
                 bar.enable_steady_tick(Duration::from_millis(100));
                 if let Ok(mut running) = self.running.lock() {
                     running.insert(step.into(), bar);
                 }
             }
             Event::Doing { step, what } => {
-                self.with_bar(step, |bar| bar.set_message(what.to_string()));
+                self.with_bar(step, |bar| bar.set_message(shown(what, false)));
                 self.detail(format!("{step}: {what}"));
             }
             Event::Progress { step, done, total } => self.with_bar(step, |bar| {
@@ -215,4 +215,47 @@ fn measured(total: u64) -> ProgressStyle {
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants above; a bad one falls back to the library's own.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// `text` as a terminal may have it. Names come from archives, registries and images: a control character among them
+/// could move the cursor, rename the window or hide a line, and a mark of direction could turn one around, so they show
+/// as escapes. Line feeds and tabs stay, and where `colors` are on the sequences that set them (`ESC [ ... m`).
+fn shown(text: &str, colors: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let sets_color = || {
+            let parameters = text[at..].strip_prefix("\x1b[").unwrap_or_default();
+            parameters.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+        };
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\x1b' if colors && sets_color() => out.push(c),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                out.extend(c.escape_unicode())
+            }
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_does_not_reach_the_terminal_as_commands() {
+        for (text, colors, expected) in [
+            ("a\tb\n", false, "a\tb\n"),
+            ("\x1b]0;title\x07", true, "\\u{1b}]0;title\\u{7}"),
+            ("\x1b[2J\x1b[1mx", true, "\\u{1b}[2J\x1b[1mx"),
+            ("\x1b[1mx", false, "\\u{1b}[1mx"),
+            ("ok\rerror\u{9b}31m", false, "ok\\rerror\\u{9b}31m"),
+            ("gpj\u{202e}exe", false, "gpj\\u{202e}exe"),
+            ("é – 名", false, "é – 名"),
+        ] {
+            assert_eq!(shown(text, colors), expected);
+        }
+    }
 }

@@ -12,19 +12,22 @@ use super::database::{self, Triggers};
 use super::deb::{Control, Deb};
 use super::relation;
 use super::rules::Rules;
-use super::unpack::{Hashed, OrderMatters, Source, Unpacker};
+use super::stand_in;
+use super::unpack::{Ahead, Hashed, OrderMatters, Source, Unpacker};
+use crate::error::{self, Kind};
 use crate::host::cancel::Cancel;
 use crate::host::sandbox;
 use crate::model::{Arch, Digest, Epoch};
 use crate::tree::tar::Written;
 use crate::tree::{TreePath, walk};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -167,30 +170,27 @@ fn inside(order: &[u8]) -> anyhow::Result<String> {
     }
 }
 
-/// A package whose digest was checked and whose control information was read.
+/// A package whose control information was read; the digest is checked in the pass that reads the contents, before
+/// any of its scripts runs.
 struct Opened {
     package: Package,
-    control: Control,
+    control: Arc<Control>,
     file: File,
 }
 
-/// Opens, checks and reads all packages; in the order of their ranks.
+/// Opens all packages and reads what they say of themselves; in the order of their ranks.
 fn read_packages(spec: &Spec, jobs: usize) -> anyhow::Result<Vec<Opened>> {
     use rayon::prelude::*;
     let read = |package: &Package| {
         let file = super::unpack::open(&package.path)?;
-        let hashed = Hashed::new(&file)?;
-        let control = Deb::open(&hashed).map(|(_, control)| control);
-        hashed.check(package.sha256)?;
-        let control = control?;
-        let found = (control.required("Package")?, control.required("Version")?);
-        if found != (package.name.as_str(), package.version.as_str()) {
-            bail!("it is {} {}, not {} {}", found.0, found.1, package.name, package.version);
-        }
-        let arch = control.required("Architecture")?;
-        if arch != "all" && arch != spec.arch.to_string() {
-            bail!("it is of architecture {arch}, not {}", spec.arch);
-        }
+        let control = match control(&file, package, spec.arch) {
+            Ok(control) => Arc::new(control),
+            Err(e) => {
+                // Of another digest is the better reason, where it is one.
+                Hashed::new(&file)?.check(package.sha256)?;
+                return Err(e);
+            }
+        };
         Ok(Opened { package: package.clone(), control, file })
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.max(1)).build()?;
@@ -207,6 +207,21 @@ fn read_packages(spec: &Spec, jobs: usize) -> anyhow::Result<Vec<Opened>> {
         bail!("package {} is there twice", twice[0].package.name);
     }
     Ok(packages)
+}
+
+/// The control information of an open package, which must be of the package that was asked for.
+fn control(file: &File, package: &Package, wanted: Arch) -> anyhow::Result<Control> {
+    let (_, control) = Deb::open(io::BufReader::new(file))?;
+    let found = (control.required("Package")?, control.required("Version")?);
+    if found != (package.name.as_str(), package.version.as_str()) {
+        let why = anyhow!("it is {} {}, not {} {}", found.0, found.1, package.name, package.version);
+        return Err(error::of(Kind::Verify, why));
+    }
+    let arch = control.required("Architecture")?;
+    if arch != "all" && arch != wanted.to_string() {
+        return Err(error::of(Kind::Verify, anyhow!("it is of architecture {arch}, not {wanted}")));
+    }
+    Ok(control)
 }
 
 /// A tree under way; this process's root is the tree.
@@ -229,7 +244,7 @@ impl<'a> Bootstrap<'a> {
         tree: OwnedFd,
         jobs: usize,
     ) -> anyhow::Result<Bootstrap<'a>> {
-        let members = configure::members(&packages.iter().map(|p| &p.control).collect::<Vec<_>>());
+        let members = configure::members(&packages.iter().map(|p| &*p.control).collect::<Vec<_>>());
         let dpkg = packages.iter().find(|p| p.package.name == "dpkg").map(|p| p.package.version.as_str());
         let scripts = Scripts::new(spec.arch, spec.epoch, dpkg.unwrap_or_default());
         let unpacker = Unpacker::new(tree, spec.epoch);
@@ -251,25 +266,37 @@ impl<'a> Bootstrap<'a> {
             self.first_wave(&all)?;
             return self.write();
         }
-        for (number, wave) in configure::waves(&self.members).into_iter().enumerate() {
-            if number == 0 {
-                self.first_wave(&wave.unpack)?;
-                self.no_services()?;
-                self.preinst(&wave.unpack)?;
-                continue;
-            }
-            self.make_random_files()?;
+        let mut waves = configure::waves(&self.members).into_iter();
+        let first = waves.next().context("planning the order of unpacking")?;
+        let waves: Vec<configure::Wave> = waves.collect();
+        let later: Vec<usize> = waves.iter().flat_map(|wave| wave.unpack.iter().copied()).collect();
+        // The root directory of the tree: files without a name do not show there.
+        let mut ahead = Ahead::start(Path::new("/"), self.sources(&later)?, self.jobs > 1)?;
+        self.first_wave(&first.unpack)?;
+        stand_in::services()?;
+        stand_in::initrd_generators()?;
+        self.preinst(&first.unpack)?;
+        for wave in waves {
+            stand_in::host_keys()?;
             let names: Vec<&str> =
                 wave.configure.iter().map(|rank| self.members[*rank].name.as_str()).collect();
             if !names.is_empty() {
                 self.scripts.configure(Some(&names))?;
             }
+            let mut sources = self.sources(&wave.unpack)?;
+            sandbox::progress(&format!("decompressing {} packages", sources.len()));
+            for source in &mut sources {
+                ahead.finish(source)?;
+            }
             self.preinst(&wave.unpack)?;
-            self.unpack(&wave.unpack)?;
+            self.unpack(sources)?;
             let activated = self.register(&wave.unpack)?;
             append("/var/lib/dpkg/triggers/Unincorp", &activated.into_iter().collect::<String>())?;
         }
-        self.make_random_files()?;
+        stand_in::host_keys()?;
+        if self.jobs > 1 {
+            stand_in::depmod(self.packages.iter().map(|p| &*p.control), self.scripts.env())?;
+        }
         self.scripts.configure(None)?;
         self.scripts.audit()?;
         super::clean::clean(self.spec.variant)?;
@@ -280,9 +307,9 @@ impl<'a> Bootstrap<'a> {
     fn first_wave(&mut self, wave: &[usize]) -> anyhow::Result<()> {
         let (base, others): (Vec<usize>, Vec<usize>) =
             wave.iter().partition(|rank| self.members[**rank].name == "base-files");
-        self.unpack(&base)?;
+        self.unpack(self.sources(&base)?)?;
         merge_usr(self.spec.arch)?;
-        self.unpack(&others)?;
+        self.unpack(self.sources(&others)?)?;
         let admin = Path::new("/").join(database::ADMIN);
         for dir in ["info", "updates", "triggers", "alternatives", "parts"] {
             std::fs::create_dir_all(admin.join(dir))?;
@@ -299,15 +326,7 @@ impl<'a> Bootstrap<'a> {
         self.extended_states()
     }
 
-    fn unpack(&mut self, ranks: &[usize]) -> anyhow::Result<()> {
-        sandbox::progress(&format!("unpacking {} packages", ranks.len()));
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default(); // none yet: no rules
-        let rules = Rules::parse(
-            &read("/var/lib/dpkg/diversions"),
-            &read("/var/lib/dpkg/statoverride"),
-            &read("/etc/passwd"),
-            &read("/etc/group"),
-        )?;
+    fn sources(&self, ranks: &[usize]) -> anyhow::Result<Vec<Source>> {
         let source = |rank: &usize| {
             let Opened { package, control, file } = &self.packages[*rank];
             Ok(Source {
@@ -315,10 +334,23 @@ impl<'a> Bootstrap<'a> {
                 name: package.name.clone(),
                 file: file.try_clone()?,
                 sha256: package.sha256,
+                control: control.clone(),
+                data: None,
                 conffiles: database::conffiles(control)?,
             })
         };
-        let sources: Vec<Source> = ranks.iter().map(source).collect::<anyhow::Result<_>>()?;
+        ranks.iter().map(source).collect()
+    }
+
+    fn unpack(&mut self, sources: Vec<Source>) -> anyhow::Result<()> {
+        sandbox::progress(&format!("unpacking {} packages", sources.len()));
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default(); // none yet: no rules
+        let rules = Rules::parse(
+            &read("/var/lib/dpkg/diversions"),
+            &read("/var/lib/dpkg/statoverride"),
+            &read("/etc/passwd"),
+            &read("/etc/group"),
+        )?;
         let mut replaced = vec![];
         for Opened { package, control, .. } in &self.packages {
             let clauses = relation::parse(control.field("Replaces").unwrap_or_default(), self.spec.arch)
@@ -407,28 +439,6 @@ impl<'a> Bootstrap<'a> {
             let ran = self.scripts.preinst(&package.name, "/var/lib/dpkg/tmp.ci");
             std::fs::remove_dir_all(directory)?;
             ran?;
-        }
-        Ok(())
-    }
-
-    /// No package starts a service here: neither through init scripts (invoke-rc.d(8)) nor directly.
-    fn no_services(&self) -> anyhow::Result<()> {
-        put(Path::new(super::clean::POLICY), b"#!/bin/sh\nexit 101\n", 0o755)?;
-        for program in ["/usr/sbin/start-stop-daemon", "/sbin/start-stop-daemon"] {
-            if Path::new(program).exists() && Path::new("/usr/bin/true").exists() {
-                rustix::mount::mount_bind("/usr/bin/true", program)?;
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Stands in for keys that a script would make, because they are slow, random, and taken away in the end.
-    fn make_random_files(&self) -> anyhow::Result<()> {
-        if Path::new("/etc/ssh").is_dir() {
-            for path in super::clean::HOST_KEYS {
-                put(Path::new(path), b"", 0o600)?;
-            }
         }
         Ok(())
     }

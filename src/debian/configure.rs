@@ -8,6 +8,7 @@
 //! Pure but for [`Scripts`], which runs inside the sandbox.
 
 use super::deb::Control;
+use super::stand_in::PROGRAMS;
 use crate::host::sandbox;
 use crate::model::{Arch, Epoch};
 use anyhow::Context as _;
@@ -146,8 +147,9 @@ pub struct Scripts {
 impl Scripts {
     /// `dpkg` is the version of dpkg that is unpacked in the tree.
     pub fn new(arch: Arch, epoch: Epoch, dpkg: &str) -> Scripts {
+        let path = format!("{PROGRAMS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         let env = [
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("PATH", path.as_str()),
             ("HOME", "/root"),
             ("LC_ALL", "C.UTF-8"),
             ("TZ", "UTC"),
@@ -163,6 +165,11 @@ impl Scripts {
         ];
         let env = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         Scripts { env, arch: arch.to_string(), dpkg: dpkg.into() }
+    }
+
+    /// The environment that scripts see.
+    pub fn env(&self) -> &[(String, String)] {
+        &self.env
     }
 
     fn call(

@@ -120,8 +120,11 @@ pub struct Deb<R> {
     source: R,
 }
 
-/// The contents of a package: a tar, decompressed as it is read. Where the reader ends, the package ends.
-pub type Data<R> = Reader<Stream<Bounded<Decoder<io::Take<R>>>>>;
+/// `data.tar`, decompressed as it is read. Where it ends, the package ends.
+pub type DataTar<R> = Bounded<Decoder<io::Take<R>>>;
+
+/// The contents of a package, entry by entry.
+pub type Data<R> = Reader<Stream<DataTar<R>>>;
 
 impl<R: Read> Deb<R> {
     /// Reads the front of a package and its control information.
@@ -164,11 +167,19 @@ impl<R: Read> Deb<R> {
     ///
     /// # Errors
     /// [`BadDeb`], naming what is wrong.
-    pub fn data(mut self) -> Result<Data<R>, BadDeb> {
+    pub fn data(self) -> Result<Data<R>, BadDeb> {
+        Ok(Reader::new(Stream(self.data_tar()?)))
+    }
+
+    /// Goes on to the contents, as the tar that they are.
+    ///
+    /// # Errors
+    /// [`BadDeb`], naming what is wrong.
+    pub fn data_tar(mut self) -> Result<DataTar<R>, BadDeb> {
         let header = member(&mut self.source, "data.tar")?;
         let limit = header.size.saturating_mul(MAX_RATIO).clamp(RATIO_FROM, MAX_DATA);
         let decoder = Decoder::new(self.source.take(header.size), &header.suffix)?;
-        Ok(Reader::new(Stream(Bounded::new(decoder, "data.tar", limit))))
+        Ok(Bounded::new(decoder, "data.tar", limit))
     }
 }
 

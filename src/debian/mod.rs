@@ -14,6 +14,7 @@
 //! | [`unpack`], [`rules`] | packages → files below a directory |
 //! | [`database`] | control information → what dpkg remembers |
 //! | [`configure`] | dependencies → waves; scripts and dpkg in the sandbox |
+//! | [`stand_in`] | programs that must not run, or run ahead, while packages are configured |
 //! | [`clean`] | a configured tree → one without traces of its making |
 //! | [`bootstrap`] | all of it: packages on disk → one deterministic tar |
 
@@ -31,5 +32,6 @@ pub mod release;
 pub mod rules;
 pub mod solve;
 pub mod sources;
+pub mod stand_in;
 pub mod unpack;
 pub mod version;

@@ -9,24 +9,30 @@
 //! a package leads nowhere else. Diversions and statoverrides are honoured as dpkg has them (dpkg-divert(1),
 //! dpkg-statoverride(1)); conffiles are put beside their place, where `dpkg --configure` finds them.
 
-use super::deb::Deb;
+use super::deb::{BadDeb, Control, Deb};
 use super::rules::Rules;
 use crate::host::cancel::Cancel;
-use crate::model::digest::Hasher;
 use crate::model::{Digest, Epoch};
-use crate::tree::tar::Entry;
+use crate::tree::tar::{Reader, Source as TarSource, Stream, TarError};
 use crate::tree::{Node, NodeKind, TreePath};
 use anyhow::{Context as _, anyhow, bail};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+mod ahead;
+mod hashed;
+mod place;
+
+pub use ahead::Ahead;
+pub(super) use hashed::Hashed;
+use place::{Place, State};
 
 /// A piece of a file on its way, in bytes.
 const BUFFER: usize = 256 * 1024;
@@ -53,30 +59,23 @@ pub struct Source {
     pub file: File,
     /// The digest that the bytes must have.
     pub sha256: Digest,
+    /// Its control information, as it was read before the digest was known to be right.
+    pub control: Arc<Control>,
+    /// Its contents, where they were decompressed ahead.
+    pub data: Option<File>,
     /// Its conffiles (deb-conffiles(5)).
     pub conffiles: BTreeSet<TreePath>,
 }
 
+impl Source {
+    /// What was read first, to plan by, against what the digest vouches for.
+    fn same(&self, control: &Control) -> anyhow::Result<()> {
+        if *self.control == *control { Ok(()) } else { bail!("the package changed while it was read") }
+    }
+}
+
 /// Whether the package of the first rank `Replaces` that of the second.
 pub type Replaces<'a> = &'a (dyn Fn(usize, usize) -> bool + Sync);
-
-/// Who brought what is at a path.
-struct Claim {
-    rank: usize,
-    is_dir: bool,
-    /// In which call of [`Unpacker::unpack`]: what an earlier one left is there in every order.
-    stage: usize,
-}
-
-#[derive(Default)]
-struct State {
-    claims: HashMap<TreePath, Claim>,
-    /// Attributes that directories get at the end of the stage, with the rank that says so.
-    dirs: BTreeMap<TreePath, (usize, Node)>,
-    /// Files that went from the package of this rank to another.
-    lost: BTreeSet<(usize, TreePath)>,
-    times: BTreeMap<TreePath, i64>,
-}
 
 /// Ranks and what their archives list.
 type Lists = Vec<(usize, Vec<TreePath>)>;
@@ -256,29 +255,29 @@ struct Stage<'a> {
     cancel: &'a Cancel,
 }
 
-/// Where the entry goes.
-enum Place {
-    /// Nowhere: what is there stays.
-    Keep,
-    /// Nowhere, and it is not this package's: another package replaces it.
-    Yield,
-    /// To a file that was just made.
-    File(File),
-    /// It is there already, being no regular file.
-    Done,
-}
-
 impl Stage<'_> {
     fn package(&self, source: &Source) -> anyhow::Result<Vec<TreePath>> {
+        if let Some(data) = &source.data {
+            let mut data = data.try_clone()?;
+            io::Seek::rewind(&mut data)?;
+            return self.contents(source, Reader::new(Stream(io::BufReader::with_capacity(BUFFER, data))));
+        }
         let hashed = Hashed::new(&source.file)?;
-        let (deb, _) = Deb::open(io::BufReader::with_capacity(BUFFER, &hashed))?;
-        let mut data = deb.data()?;
+        let (deb, control) = Deb::open(io::BufReader::with_capacity(BUFFER, &hashed))?;
+        let list = self.contents(source, deb.data()?)?;
+        // What is behind the end of the tar is padding, but part of what was promised.
+        hashed.check(source.sha256)?;
+        source.same(&control)?;
+        Ok(list)
+    }
+
+    fn contents<S: TarSource>(&self, source: &Source, mut data: Reader<S>) -> anyhow::Result<Vec<TreePath>> {
         let mut list = vec![];
         let mut parent: Option<(TreePath, OwnedFd)> = None;
         let mut buffer = vec![0; BUFFER];
         while let Some(entry) = data.next_entry().map_err(|source| match source {
-            crate::tree::tar::TarError::Io(e) => super::deb::BadDeb::Io(e),
-            source => super::deb::BadDeb::Tar { member: "data.tar", source },
+            TarError::Io(e) => BadDeb::Io(e),
+            source => BadDeb::Tar { member: "data.tar", source },
         })? {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Stopped.into());
@@ -314,165 +313,7 @@ impl Stage<'_> {
             }
             list.push(path);
         }
-        drop(data);
-        // What is behind the end of the tar is padding, but part of what was promised.
-        hashed.check(source.sha256)?;
         Ok(list)
-    }
-
-    /// Decides about an entry and makes its name, in one step that no other thread sees half done.
-    fn place(
-        &self,
-        source: &Source,
-        entry: Entry,
-        parent: &mut Option<(TreePath, OwnedFd)>,
-    ) -> anyhow::Result<Place> {
-        let unpacker = self.unpacker;
-        let Entry { path, mut node, .. } = entry;
-        node.mtime = node.mtime.min(unpacker.epoch.0);
-        let at = unpacker.canonical(&self.diverted(source, &path))?;
-        let Some(above) = at.parent() else {
-            unpacker.lock().offer(source.rank, at, node);
-            return Ok(Place::Keep);
-        };
-        if parent.as_ref().is_none_or(|(p, _)| *p != above) {
-            *parent = Some((above.clone(), unpacker.need_dir(&above)?));
-        }
-        let Some((_, dir)) = parent else { bail!("opening directory /{above}") };
-        let is_dir = node.is_dir();
-        let suffix = match &node.kind {
-            NodeKind::File(_) | NodeKind::HardLink(_) if source.conffiles.contains(&path) => CONFFILE_SUFFIX,
-            _ => "",
-        };
-        let name = format!("{}{suffix}", at.name());
-        let mut state = unpacker.lock();
-        let there = rustix::fs::statat(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW);
-        let there = there.ok().map(|s| FileType::from_raw_mode(s.st_mode));
-        if let Some(claim) = state.claims.get(&at)
-            && claim.rank != source.rank
-        {
-            let (other, same_stage) = (claim.rank, claim.stage == unpacker.stage);
-            let other_name = unpacker.names.get(&other).map(String::as_str).unwrap_or_default();
-            let link = matches!(node.kind, NodeKind::Symlink(_)) || there == Some(FileType::Symlink);
-            match (is_dir, claim.is_dir) {
-                (true, true) => {}
-                // dpkg keeps whichever of the two came first.
-                (true, false) | (false, true) if link => {
-                    if same_stage && !self.alone {
-                        return Err(OrderMatters { path: at }.into());
-                    }
-                    return Ok(Place::Keep);
-                }
-                (true, false) | (false, true) => {
-                    bail!(
-                        "`/{path}` is a directory in one of {} and {other_name} and none in the other",
-                        source.name
-                    )
-                }
-                (false, false) => {
-                    let (mine, theirs) =
-                        ((self.replaces)(source.rank, other), (self.replaces)(other, source.rank));
-                    match (mine, theirs) {
-                        // Each replaces the other: the later one has it, as when dpkg unpacks them in that order.
-                        (mine, true) if !mine || other > source.rank => {
-                            state.lost.insert((source.rank, path));
-                            return Ok(Place::Yield);
-                        }
-                        (true, _) => {
-                            state.lost.insert((other, path.clone()));
-                        }
-                        (false, _) => bail!(
-                            "`/{path}` is also in {other_name}, and neither {} nor {other_name} replaces the other",
-                            source.name
-                        ),
-                    }
-                }
-            }
-        }
-        let claim = Claim { rank: source.rank, is_dir, stage: unpacker.stage };
-        if is_dir {
-            match there {
-                None => rustix::fs::mkdirat(&*dir, &name, Mode::from_raw_mode(0o755))
-                    .with_context(|| format!("making directory /{at}"))?,
-                Some(FileType::Directory) => {}
-                Some(FileType::Symlink) if unpacker.open_dir(&at).is_ok() => return Ok(Place::Keep),
-                Some(_) => bail!("`/{path}` is a directory in {}, but none in the tree", source.name),
-            }
-            state.claims.entry(at.clone()).or_insert(claim);
-            // A directory that is there keeps its attributes; in the first stages nothing but this made any.
-            if there.is_none() || state.dirs.contains_key(&at) || unpacker.stage <= 2 {
-                state.offer(source.rank, at, node);
-            }
-            return Ok(Place::Done);
-        }
-        match there {
-            None => {}
-            Some(FileType::Directory) if matches!(node.kind, NodeKind::Symlink(_)) => return Ok(Place::Keep),
-            Some(FileType::Directory) => {
-                bail!("`/{path}` is a file in {}, but a directory in the tree", source.name)
-            }
-            Some(_) => rustix::fs::unlinkat(&*dir, &name, AtFlags::empty())?,
-        }
-        state.claims.insert(at.clone(), claim);
-        state.times.insert(at.clone(), node.mtime);
-        let context = || format!("making /{at}");
-        match &node.kind {
-            NodeKind::File(_) => {
-                let flags =
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&*dir, &name, flags, Mode::from_raw_mode(0o600))
-                    .with_context(context)?;
-                return Ok(Place::File(file.into()));
-            }
-            NodeKind::HardLink(target) => {
-                let suffix = if source.conffiles.contains(target) { CONFFILE_SUFFIX } else { "" };
-                let target = unpacker.canonical(&self.diverted(source, target))?;
-                let owned = state.claims.get(&target).is_some_and(|c| c.rank == source.rank && !c.is_dir);
-                let Some(above) = target.parent().filter(|_| owned) else {
-                    bail!("`/{path}` is a hard link to `/{target}`, which the package has not");
-                };
-                let from = unpacker.open_dir(&above)?;
-                let target_name = format!("{}{suffix}", target.name());
-                rustix::fs::linkat(&from, &target_name, &*dir, &name, AtFlags::empty())
-                    .with_context(context)?;
-                let time = state.times.get(&target).copied();
-                state.times.extend(time.map(|time| (at, time)));
-                return Ok(Place::Done);
-            }
-            NodeKind::Symlink(target) => rustix::fs::symlinkat(target, &*dir, &name).with_context(context)?,
-            NodeKind::Fifo => {
-                rustix::fs::mknodat(&*dir, &name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-                    .with_context(context)?;
-                rustix::fs::chmodat(&*dir, &name, Mode::from_raw_mode(node.mode), AtFlags::empty())?;
-            }
-            NodeKind::Dir | NodeKind::CharDevice { .. } | NodeKind::BlockDevice { .. } => {
-                bail!("making /{at}")
-            }
-        }
-        let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-        rustix::fs::chownat(&*dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .with_context(context)?;
-        let time = Timespec { tv_sec: node.mtime, tv_nsec: 0 };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(&*dir, &name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Place::Done)
-    }
-
-    fn diverted(&self, source: &Source, path: &TreePath) -> TreePath {
-        match self.rules.diversions.get(path) {
-            Some((to, exempt)) if *exempt != source.name => to.clone(),
-            _ => path.clone(),
-        }
-    }
-}
-
-impl State {
-    /// Gives a directory the attributes that the package of `rank` has for it, unless one of lesser rank has others.
-    fn offer(&mut self, rank: usize, path: TreePath, node: Node) {
-        match self.dirs.get(&path) {
-            Some((other, _)) if *other <= rank => {}
-            _ => drop(self.dirs.insert(path, (rank, node))),
-        }
     }
 }
 
@@ -488,38 +329,6 @@ fn attributes(file: &impl AsFd, path: &TreePath, node: &Node, rules: &Rules) -> 
     Ok(())
 }
 
-/// Hashes what is read of a file; shared by the reader of the package and by who finishes the digest.
-pub(super) struct Hashed<'a> {
-    file: &'a File,
-    hasher: RefCell<Hasher>,
-}
-
-impl<'a> Hashed<'a> {
-    /// Starts at the file's beginning.
-    pub(super) fn new(mut file: &'a File) -> io::Result<Hashed<'a>> {
-        io::Seek::rewind(&mut file)?;
-        Ok(Hashed { file, hasher: RefCell::default() })
-    }
-
-    /// Reads to the end and compares the digest of all bytes.
-    pub(super) fn check(self, wanted: Digest) -> anyhow::Result<()> {
-        io::copy(&mut io::BufReader::with_capacity(BUFFER, &self), &mut io::sink())?;
-        let (digest, _) = self.hasher.into_inner().finish();
-        if digest == wanted {
-            return Ok(());
-        }
-        Err(crate::error::of(crate::error::Kind::Verify, anyhow!("its digest is {digest}, not {wanted}")))
-    }
-}
-
-impl Read for &Hashed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = (&mut &*self.file).read(buffer)?;
-        self.hasher.borrow_mut().update(&buffer[..n]);
-        Ok(n)
-    }
-}
-
 /// Opens a package.
 ///
 /// # Errors
@@ -529,161 +338,4 @@ pub fn open(path: &PathBuf) -> anyhow::Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::deb::tests::{deb, tar_of};
-    use super::*;
-    use std::os::unix::fs::MetadataExt;
-
-    fn mine(node: Node) -> Node {
-        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        node.owned(uid, gid)
-    }
-
-    fn package(rank: usize, name: &str, entries: &[(&str, Node)]) -> Source {
-        let entries: Vec<(&str, Node)> =
-            entries.iter().map(|(path, node)| (*path, mine(node.clone()))).collect();
-        raw(rank, name, &tar_of(&entries))
-    }
-
-    fn raw(rank: usize, name: &str, data: &[u8]) -> Source {
-        let control = ("control", Node::text(format!("Package: {name}\nVersion: 1\n"), 0o644));
-        let bytes = deb(&[control], data);
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&bytes).unwrap();
-        let conffiles = BTreeSet::from([TreePath::parse("etc/conf").unwrap()]);
-        Source { rank, name: name.into(), file, sha256: Digest::of(&bytes), conffiles }
-    }
-
-    /// Unpacks into `tree` below a directory that is otherwise empty and must stay so.
-    fn unpack(
-        sources: &[Source],
-        rules: &Rules,
-        replaces: Replaces<'_>,
-    ) -> (tempfile::TempDir, anyhow::Result<Unpacked>) {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("tree");
-        std::fs::create_dir(&root).unwrap();
-        let mut unpacker = Unpacker::new(File::open(&root).unwrap().into(), Epoch(1_000_000_000));
-        let done = unpacker.unpack(sources, rules, replaces, 2, &Cancel::default());
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "something was written outside of the tree"
-        );
-        (dir, done)
-    }
-
-    fn refusal(sources: &[Source]) -> String {
-        format!("{:#}", unpack(sources, &Rules::default(), &|_, _| false).1.unwrap_err())
-    }
-
-    fn entry(name: &[u8], kind: tar::EntryType, link: &[u8]) -> Vec<u8> {
-        let mut h = tar::Header::new_ustar();
-        h.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name);
-        h.as_ustar_mut().unwrap().linkname[..link.len()].copy_from_slice(link);
-        h.set_entry_type(kind);
-        h.set_mode(0o644);
-        h.set_uid(u64::from(rustix::process::getuid().as_raw()));
-        h.set_gid(u64::from(rustix::process::getgid().as_raw()));
-        h.set_mtime(0);
-        h.set_size(0);
-        h.set_cksum();
-        h.as_bytes().to_vec()
-    }
-
-    #[test]
-    fn modes_times_links_and_conffiles() {
-        let mut old = Node::text("x", 0o4750);
-        old.mtime = 5;
-        let entries = [
-            ("usr/bin/tool", old.clone()),
-            ("usr/bin/z", Node { kind: NodeKind::HardLink(TreePath::parse("usr/bin/tool").unwrap()), ..old }),
-            ("etc/conf", Node::text("c", 0o600)),
-            ("usr/share", Node::dir(0o2775)),
-            ("link", Node::symlink("/usr")),
-        ];
-        let (dir, done) = unpack(&[package(0, "a", &entries)], &Rules::default(), &|_, _| false);
-        assert!(done.unwrap().lists[&0].contains(&TreePath::parse("etc/conf").unwrap()));
-        let stat = |s: &str| std::fs::symlink_metadata(dir.path().join("tree").join(s)).unwrap();
-        let tool = stat("usr/bin/tool");
-        assert_eq!((tool.mode() & 0o7777, tool.mtime(), tool.nlink()), (0o4750, 5, 2));
-        assert_eq!(stat("etc/conf.dpkg-new").mode() & 0o7777, 0o600);
-        assert_eq!(stat("usr/share").mode() & 0o7777, 0o2775);
-        assert!(stat("link").is_symlink());
-    }
-
-    #[test]
-    fn a_file_of_two_packages_needs_replaces() {
-        let two = || {
-            [
-                package(0, "a", &[("f", Node::text("a", 0o644))]),
-                package(1, "b", &[("f", Node::text("b", 0o644))]),
-            ]
-        };
-        let said = refusal(&two());
-        assert!(said.contains("`/f` is also in") && said.contains('a') && said.contains('b'), "{said}");
-        for winner in [0, 1] {
-            let (dir, done) = unpack(&two(), &Rules::default(), &|x, _| x == winner);
-            done.unwrap();
-            assert_eq!(std::fs::read(dir.path().join("tree/f")).unwrap(), [b"a", b"b"][winner]);
-        }
-    }
-
-    #[test]
-    fn diversions_and_statoverrides() {
-        let rules = Rules::parse("/f\n/f.real\nb\n", "#0 #0 750 /d\n", "", "").unwrap();
-        let mut rules = rules;
-        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        rules.overrides.values_mut().for_each(|o| (o.0, o.1) = (uid, gid));
-        let two = [
-            package(0, "a", &[("f", Node::text("a", 0o644)), ("d", Node::dir(0o755))]),
-            package(1, "b", &[("f", Node::text("b", 0o644))]),
-        ];
-        let (dir, done) = unpack(&two, &rules, &|_, _| false);
-        done.unwrap();
-        let read = |s: &str| std::fs::read(dir.path().join("tree").join(s)).unwrap();
-        assert_eq!((read("f"), read("f.real")), (b"b".to_vec(), b"a".to_vec()));
-        assert_eq!(std::fs::metadata(dir.path().join("tree/d")).unwrap().mode() & 0o7777, 0o750);
-    }
-
-    #[test]
-    fn escapes_devices_and_swaps_are_refused_or_stay_inside() {
-        use tar::EntryType::*;
-        let disk = NodeKind::BlockDevice { major: 8, minor: 0 };
-        let device = tar_of(&[
-            ("dev/sda", mine(Node { kind: disk, ..Node::dir(0o660) })),
-            ("dev", mine(Node::dir(0o755))),
-        ]);
-        for (says, data) in [
-            ("`..`", entry(b"../../x", Regular, b"")),
-            ("is a device", device),
-            ("which the package has not", entry(b"passwd", Link, b"/etc/passwd")),
-            ("`..`", entry(b"passwd", Link, b"../../etc/passwd")),
-            ("checksum", vec![b'x'; 512]),
-        ] {
-            let said = refusal(&[raw(0, "evil", &data)]);
-            assert!(said.contains(says) && said.contains("evil"), "{says}: {said}");
-        }
-        // A link to the outside, and a file through it: it leads to a directory of that name inside, or nowhere.
-        let outside = tempfile::tempdir().unwrap();
-        let target = outside.path().to_str().unwrap();
-        for link in [target, "../../../../../../../.."] {
-            let swap = [entry(b"dir", Symlink, link.as_bytes()), entry(b"dir/file", Regular, b"")].concat();
-            let _ = unpack(&[raw(0, "evil", &swap)], &Rules::default(), &|_, _| false);
-            let later = [
-                package(0, "evil", &[("dir", Node::symlink(link))]),
-                raw(1, "b", &entry(b"dir/file", Regular, b"")),
-            ];
-            let _ = unpack(&later, &Rules::default(), &|_, _| false);
-            assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
-        }
-    }
-
-    #[test]
-    fn a_package_that_changed_since_it_was_locked_is_refused() {
-        let mut source = package(0, "a", &[("f", Node::text("a", 0o644))]);
-        source.sha256 = Digest::of("another");
-        let error = unpack(&[source], &Rules::default(), &|_, _| false).1.unwrap_err();
-        assert_eq!(crate::error::kind(&error), crate::error::Kind::Verify);
-    }
-}
+mod tests;

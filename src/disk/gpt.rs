@@ -1,7 +1,9 @@
 //! GUID partition tables: partitions with their places into both copies of the table, and back with every check.
 //!
 //! UEFI 2.10, chapter 5; partition types of UAPI.2 (Discoverable Partitions). 512-byte sectors, 128 entries of 128 bytes,
-//! partitions at multiples of 1 MiB. Knows no contents.
+//! partitions at multiples of 1 MiB; what others wrote is read by [`Table::read`]. Knows no contents.
+
+mod read;
 
 use crate::model::{Arch, Guid};
 use crate::tree::Content;

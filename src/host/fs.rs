@@ -6,7 +6,7 @@
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What a rename into place waits for.
@@ -232,6 +232,16 @@ pub fn anonymous(dir: &Path) -> io::Result<File> {
     }
 }
 
+/// Size, device, inode and change time of a file, as a word to compare. No user can set a change time, so whoever writes
+/// to it leaves a trace; that of another boot of the machine says nothing, because bytes may have been lost.
+///
+/// # Errors
+/// What the file system says.
+pub fn identity(file: &File) -> io::Result<String> {
+    let m = file.metadata()?;
+    Ok(format!("{} {} {} {}.{}", m.size(), m.dev(), m.ino(), m.ctime(), m.ctime_nsec()))
+}
+
 /// Copies the file `from` to `to`, which must not be there yet, with mode 0644; its directory is made when missing. Where
 /// the file system can, the bytes are shared and nothing is written. Never a hard link: a change to one file must not
 /// reach the other.
@@ -278,6 +288,30 @@ pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path)
 }
 
+/// Opens a regular file for reading in a directory that others may have filled: a symbolic link as the last component,
+/// a device or a pipe, which would make the reader wait for ever, is refused.
+///
+/// # Errors
+/// What the file system says; [`io::ErrorKind::InvalidInput`] for what is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let not_regular = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    let file = match rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Err(not_regular()),
+        other => File::from(other?),
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+/// Makes `dir` and what is above it, for this user alone where it is new: it will hold what nobody else is to read, or
+/// to put there.
+///
+/// # Errors
+/// What the file system says.
+pub fn make_private_dir(dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
 /// Writes `bytes` over what is at `path`, with permission bits `mode`: for trees under construction, which nobody else
 /// reads and nobody trusts after a crash.
 ///
@@ -308,6 +342,20 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path().join("sub")).unwrap().count(), 0);
         write_atomic(&target, b"whole", 0o640).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn a_pipe_or_link_in_place_of_a_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), kind, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert!(open_regular(&path("file")).is_ok());
+        for name in ["link", "pipe", "."] {
+            assert_eq!(open_regular(&path(name)).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name}");
+        }
     }
 
     #[test]

@@ -385,6 +385,18 @@ pub fn ignore_syncs() -> anyhow::Result<()> {
         .context("filtering calls that wait for the disk")
 }
 
+/// Starts `program` beside what is called next: it is killed when that [`call`] ends, and its output goes nowhere.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn background(program: &str, args: &[&str], env: &[(String, String)]) -> anyhow::Result<()> {
+    let mut command = Command::new(program);
+    command.args(args).env_clear().envs(env.iter().map(|(k, v)| (k, v))).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().with_context(|| format!("starting {program}"))?; // process 1 reaps what it has not waited for
+    Ok(())
+}
+
 /// Runs `program` to its end, giving each line of its output to `line`; whatever it left running is killed. Only for
 /// process 1 of a sandbox.
 ///

@@ -47,7 +47,9 @@ const ENABLED: &[(&str, &str)] = &[
     ("local-fs.target.wants", "root.mount"),
     ("local-fs.target.wants", "srv.mount"),
     ("multi-user.target.wants", "boot-complete.target"),
+    ("multi-user.target.wants", "forge-boot-rearm.service"),
     ("multi-user.target.wants", "forge-boot-report.service"),
+    ("multi-user.target.wants", "forge-issue.service"),
     ("multi-user.target.wants", "systemd-networkd.service"),
     ("network-online.target.wants", "systemd-networkd-wait-online.service"),
     ("sockets.target.wants", "systemd-networkd.socket"),
@@ -209,6 +211,47 @@ mod tests {
         assert!(
             matches!(&tree.get(&p("etc/systemd/system/apt-daily.timer")).unwrap().kind, NodeKind::Symlink(t) if t == "/dev/null")
         );
+    }
+
+    /// The settings of a unit and its drop-ins, as `(section, key, value)`.
+    fn settings(tree: &Tree, file: &str) -> Vec<(String, String, String)> {
+        let content = tree.file(&p(&format!("{UNITS}/{file}"))).expect(file).to_vec(1 << 20).unwrap();
+        let (mut section, mut found) = (String::new(), vec![]);
+        for line in String::from_utf8(content).unwrap().lines() {
+            if line.starts_with('[') {
+                section = line.into();
+            } else if let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
+                found.push((section.clone(), key.into(), value.into()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_boot_that_hangs_is_a_boot_that_failed() {
+        let tree = finish(configured()).unwrap();
+        let has = |file: &str, section: &str, key: &str, value: &str| {
+            let found = settings(&tree, file);
+            assert!(
+                found.iter().any(|(s, k, v)| s == section && k == key && v == value),
+                "{file}: no {key}={value} in {found:?}"
+            );
+        };
+        let complete = "boot-complete.target.d/forge.conf";
+        has(complete, "[Unit]", "JobTimeoutSec", "10min");
+        has(complete, "[Unit]", "OnFailure", "forge-boot-failed.service");
+        has(complete, "[Unit]", "Requires", "forge-slot-check.service");
+        has("forge-boot-failed.service", "[Unit]", "SuccessAction", "reboot");
+        // Else the boot would be given up while blocks are still read.
+        has("forge-slot-check.service", "[Service]", "TimeoutStartSec", "8min");
+        has("forge-slot-check.service", "[Unit]", "Before", "boot-complete.target");
+        has("emergency.service.d/forge.conf", "[Unit]", "SuccessAction", "reboot-force");
+        for (dir, unit) in ENABLED.iter().filter(|(_, unit)| unit.starts_with("forge-")) {
+            assert!(
+                tree.file(&p(&format!("{UNITS}/{unit}"))).is_some(),
+                "{dir} wants {unit}, which is not there"
+            );
+        }
     }
 
     #[test]

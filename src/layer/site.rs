@@ -114,8 +114,8 @@ fn identity(spec: &SiteSpec, below: &Tree, tree: &mut Tree) -> anyhow::Result<()
     // A file of its own over the packages' link: the packages' file stays as dpkg knows it.
     let os_release = os_release::compose(below, spec.name.as_str(), None)?;
     tree.insert(TreePath::parse("etc/os-release")?, Node::text(os_release, 0o644))?;
-    // agetty(8) fills in the address once there is one.
-    let issue = format!("\n  {}\n  nobody logs in here; addresses: \\4 \\6\n\n", spec.name);
+    // agetty(8) fills in the address once there is one, and forge-issue.service's line with the version follows.
+    let issue = format!("\n  {}\n  nobody logs in here; addresses: \\4 \\6\n", spec.name);
     text(tree, "etc/issue", issue)
 }
 

@@ -26,6 +26,8 @@ pub struct Env<'a> {
     pub blobs: &'a Blobs,
     /// Mirrors by base (`debian:trixie`), where the profile or the user names one; else this machine's apt is asked.
     pub mirrors: &'a BTreeMap<String, String>,
+    /// The lock that is replaced, where there is one: no archive may be older than it recorded.
+    pub before: Option<&'a Lock>,
     /// The time that signatures have to hold at.
     pub now: Epoch,
     /// Stops it.
@@ -47,7 +49,7 @@ pub enum Moves<'a> {
 /// Resolves `demand`.
 ///
 /// # Errors
-/// [`Kind::Fetch`] and [`Kind::Verify`] from the archive; [`Kind::Input`] for packages that cannot be had, telling the
+/// [`Kind::Fetch`] and [`Kind::Verify`] from the archive, the latter also when it is older than what was locked; [`Kind::Input`] for packages that cannot be had, telling the
 /// chain that asked for them.
 pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Result<Lock> {
     let keep = match moves {
@@ -135,15 +137,11 @@ fn open(base: &str, arch: Arch, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
             return Ok(archive);
         }
     }
-    let now = Archive::open(
-        env.client,
-        env.blobs,
-        &sources(base, env.mirrors)?,
-        arch,
-        &keyring,
-        env.now,
-        env.cancel,
-    )?;
+    let sources = sources(base, env.mirrors)?;
+    let now = Archive::open(env.client, env.blobs, &sources, arch, &keyring, env.now, env.cancel)?;
+    for release in &now.releases {
+        not_older(release, &LockedArchive::name(base, &release.suite), env.before)?;
+    }
     match moves {
         // What stays may be gone from the archive of today, so both states are chosen from.
         Moves::Only(lock, _) => {
@@ -152,6 +150,22 @@ fn open(base: &str, arch: Arch, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
             reopen(&both)
         }
         _ => Ok(now),
+    }
+}
+
+/// Whoever answers for a mirror may show an old state, which is signed as well, to keep a repaired fault in images
+/// (rollback: "A Look In the Mirror", Cappos et al. 2008). What was locked is the newest that is known here.
+fn not_older(release: &ReleaseInfo, suite: &str, before: Option<&Lock>) -> anyhow::Result<()> {
+    let known = before.into_iter().flat_map(|lock| &lock.archives).filter(|a| a.suite == suite);
+    match known.map(|a| a.date).max() {
+        Some(date) if release.date < date => Err(anyhow!(
+            "InRelease of {suite} is of {}, older than the one that is locked, of {}",
+            release.date.rfc3339(),
+            date.rfc3339()
+        ))
+        .kind(Kind::Verify)
+        .hint("the mirror is behind or shows an old state: wait or name another; to go back to it, remove the lock"),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::image::{Document, Image};
 use super::json::{self, BadDocument};
 use super::{Annotations, Descriptor, Index, MAX_DOCUMENT, Manifest, REF_NAME, is_index, is_manifest};
-use crate::host::fs::{Durability, Staged};
+use crate::host::fs::{Durability, Staged, open_regular};
 use crate::model::Digest;
 use crate::model::digest::BadDigest;
 use std::collections::BTreeSet;
@@ -220,7 +220,7 @@ impl Layout {
     pub fn open(dir: &Path) -> Result<Layout, LayoutError> {
         let read = |name: &str| {
             let io = |source| LayoutError::Io { what: dir.join(name).display().to_string(), source };
-            read_bounded(File::open(dir.join(name)).map_err(io)?).map_err(io)
+            read_bounded(open_regular(&dir.join(name)).map_err(io)?).map_err(io)
         };
         let mark: serde_json::Value = read("oci-layout")
             .ok()
@@ -271,10 +271,7 @@ impl Layout {
         let digest = super::digest(descriptor)?;
         let io = |source| LayoutError::Io { what: format!("blob {digest}"), source };
         let path = self.blob_path(digest);
-        if !std::fs::symlink_metadata(&path).map_err(io)?.is_file() {
-            return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
-        }
-        let file = File::open(path).map_err(io)?;
+        let file = open_regular(&path).map_err(io)?;
         let found = file.metadata().map_err(io)?.len();
         match descriptor.size() {
             expected if expected != found => Err(LayoutError::Size { digest, expected, found }),

@@ -1,7 +1,7 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
 use super::*;
-use crate::boot;
+use crate::boot::{self, slot::Volume};
 use crate::layer::kubernetes::podman;
 use crate::layer::workload::manifest;
 use crate::layer::workload::name::ImageName;
@@ -228,12 +228,12 @@ impl Composer<'_> {
         }
         if wanted.artifacts.contains(&Artifact::Oci) {
             layers.extend(payload.map(|p| (LayerName::Workloads, p)));
+            let codec = match wanted.compression {
+                profile::Compression::Zstd => Codec::Zstd,
+                profile::Compression::Gzip => Codec::Gzip,
+            };
             for (name, layer) in layers {
-                let blob = self.step(
-                    arch,
-                    &format!("{name}-blob"),
-                    Recipe::Blob(Blob { layer, codec: Codec::Zstd }),
-                );
+                let blob = self.step(arch, &format!("{name}-blob"), Recipe::Blob(Blob { layer, codec }));
                 target.layers.push((name, blob));
             }
         }
@@ -379,13 +379,15 @@ impl Composer<'_> {
             let file = if compressed { "disk.raw.zst" } else { "disk.raw" };
             let frames = compressed.then(|| {
                 let mut frames = vec![];
-                for (what, step) in [("root", Some(&root)), ("payload", payload.as_ref())] {
+                for (what, volume, step) in
+                    [("root", Volume::Root, Some(&root)), ("payload", Volume::Payload, payload.as_ref())]
+                {
                     for output in ["image", "verity"] {
                         frames.extend(step.map(|of| {
                             self.step(
                                 arch,
                                 &format!("{what}-{output}-frame"),
-                                Recipe::Frame(Frame { of: of.clone(), output: output.into() }),
+                                Recipe::Frame(Frame { of: of.clone(), output: output.into(), volume }),
                             )
                         }));
                     }

@@ -1,6 +1,7 @@
 //! The recipes that a plan is made of: what each step does, and everything that decides its bytes.
 
 use super::StepId;
+use crate::boot::slot::Volume;
 use crate::model::{Arch, Digest, Epoch, SiteName};
 use crate::oci::layer::Codec;
 use crate::source::oci::PinnedImage;
@@ -231,6 +232,8 @@ pub struct Frame {
     pub of: StepId,
     /// Its output.
     pub output: String,
+    /// The partition that it goes into, which says how long that is.
+    pub volume: Volume,
 }
 
 /// A disk image.
@@ -270,15 +273,15 @@ impl Recipe {
     fn version(&self) -> u32 {
         match self {
             Recipe::Rootfs(_) => 1,
-            Recipe::Os(_) => 1,
-            Recipe::Site(_) => 1,
+            Recipe::Os(_) => 2,
+            Recipe::Site(_) => 2,
             Recipe::Runtime(_) => 1,
             Recipe::Payload(_) => 1,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,
-            Recipe::Uki(_) => 1,
-            Recipe::Frame(_) => 1,
-            Recipe::Disk(_) => 1,
+            Recipe::Uki(_) => 2,
+            Recipe::Frame(_) => 2,
+            Recipe::Disk(_) => 2,
             Recipe::Blob(_) => 1,
         }
     }

@@ -295,6 +295,7 @@ impl From<Document> for ArchProfile {
             .for_each(|container| container.packages = set(std::mem::take(&mut container.packages)));
         ArchProfile {
             artifacts: image.artifacts,
+            compression: image.compression,
             disk_formats: image.disk_formats,
             board: image.board,
             os,

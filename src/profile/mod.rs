@@ -63,6 +63,8 @@ pub struct Profile {
 pub struct ArchProfile {
     /// The kinds of artifact to make.
     pub artifacts: Vec<Artifact>,
+    /// How the layers of the OCI image are compressed.
+    pub compression: Compression,
     /// The forms of the disk image.
     pub disk_formats: Vec<DiskFormat>,
     /// The hardware family.

@@ -54,6 +54,8 @@ table! {
         pub arch: Vec<Arch> = vec![Arch::Amd64],
         /// The kinds of artifact to make.
         pub artifacts: Vec<Artifact> = vec![Artifact::Oci, Artifact::Disk],
+        /// How the layers of the OCI image are compressed.
+        pub compression: Compression = Compression::Zstd,
         /// The forms of the disk image.
         pub disk_formats: Vec<DiskFormat> = vec![DiskFormat::RawZst],
         /// The hardware family.

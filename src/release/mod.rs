@@ -5,6 +5,7 @@
 //!   oci/                        layout; one index over the architectures, signatures as referrers
 //!   ARCH/disk.raw.zst           and ARCH/disk.raw.zst.sigstore.json
 //!   manifest.json               what each file is, and what it was made from
+//!   report.html                 the same for people: what is inside, and what is big
 //!   SHA256SUMS  SHA256SUMS.sig  every file but these two
 //! ```
 //!
@@ -12,25 +13,29 @@
 //! Ed25519 is deterministic and nothing bears the time of writing. [`verify`] is the way back.
 
 mod manifest;
+pub mod report;
 pub mod verify;
 
 pub use manifest::{Artifact, ImageRecord, MANIFEST, Manifest, SCHEMA};
 
-use crate::build::Built;
 use crate::build::cache::Cache;
 use crate::build::observe::{Event, Observer};
+use crate::build::{Built, LAYER};
+use crate::contents;
 use crate::host::fs::{Durability, Staged, copy, write_atomic};
 use crate::host::{cancel::Cancel, clock};
 use crate::lock::Lock;
-use crate::model::{Arch, Digest};
+use crate::model::{Arch, Bytes, Digest};
 use crate::oci::image::{self, Image};
 use crate::oci::layer::{DiffId, Layer};
 use crate::oci::layout::{Layout, LayoutWriter};
 use crate::oci::{self, Annotations};
-use crate::plan::{Plan, Target};
+use crate::plan::{Plan, Recipe, StepId, Target};
 use crate::seal;
 use crate::sign::{KeyId, Signer};
+use crate::tree::tar;
 use anyhow::Context as _;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -101,6 +106,8 @@ pub fn seal(plan: &Plan, built: &Built, lock: &Lock, dist: &Path, env: &Env<'_>)
         files(*arch, target, built, staged.path(), &mut manifest, env)?;
     }
     write_atomic(&staged.path().join(MANIFEST), &manifest.to_bytes()?, 0o644)?;
+    let page = report::html(&manifest, &facts(plan, built)?);
+    write_atomic(&staged.path().join(report::REPORT), page.as_bytes(), 0o644)?;
     sums(staged.path(), &manifest, env)?;
     env.cancel.check()?;
     staged
@@ -150,6 +157,45 @@ fn layout(plan: &Plan, built: &Built, dir: &Path, env: &Env<'_>) -> anyhow::Resu
     writer.commit(Durability::Cached)?;
     seal::layout(&mut Layout::open(dir)?, env.repository, env.signer)?;
     Ok(record)
+}
+
+/// What the layers of every architecture hold, for the report. Only headers and databases of their tars are read.
+fn facts(plan: &Plan, built: &Built) -> anyhow::Result<report::Facts> {
+    let mut facts = report::Facts::new();
+    for (arch, target) in &plan.targets {
+        // Layers become blobs, file systems, or both; the plan has them in the order of their making.
+        let mut layers: Vec<(&StepId, Option<(String, Bytes)>)> = vec![];
+        let of_arch = format!("{arch}/");
+        for step in plan.steps.iter().filter(|s| s.id.as_str().starts_with(&of_arch)) {
+            let blob = target.layers.iter().find(|(_, id)| *id == step.id);
+            let inputs = match &step.recipe {
+                Recipe::Filesystem(filesystem) => filesystem.layers.iter().collect(),
+                Recipe::Blob(blob) => vec![&blob.layer],
+                _ => continue,
+            };
+            for layer in inputs {
+                let known = layers.iter().position(|(id, _)| *id == layer);
+                let at = known.unwrap_or_else(|| {
+                    layers.push((layer, None));
+                    layers.len() - 1
+                });
+                if let Some((name, _)) = blob {
+                    layers[at].1 = Some((name.to_string(), built.entry(&step.id)?.output("blob")?.size));
+                }
+            }
+        }
+        let read = |(id, blob): &(&StepId, Option<(String, Bytes)>)| -> anyhow::Result<_> {
+            let tree = tar::index(built.entry(id)?.open(LAYER)?);
+            let contents = tree.map_err(anyhow::Error::from).and_then(|t| contents::of_tree(&t));
+            let contents = contents.with_context(|| format!("reading the layer of {id}"))?;
+            // Without an OCI image a layer has no name but its step's.
+            let step = id.as_str().strip_prefix(&of_arch).unwrap_or(id.as_str()).to_string();
+            let (name, compressed) = blob.clone().map_or((step, None), |(name, size)| (name, Some(size)));
+            Ok(report::LayerFacts { name, compressed, contents })
+        };
+        facts.insert(*arch, layers.par_iter().map(read).collect::<anyhow::Result<_>>()?);
+    }
+    Ok(facts)
 }
 
 /// Copies one architecture's files and signs each.

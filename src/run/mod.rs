@@ -8,6 +8,7 @@ pub mod qemu;
 pub mod tools;
 
 use crate::host::cancel::Cancel;
+use crate::host::{clock, fs};
 use crate::model::Arch;
 use anyhow::Context as _;
 use qemu::{Acceleration, RunSpec};
@@ -29,7 +30,9 @@ pub fn packages(arch: Arch) -> &'static [&'static str] {
 const PROBE: Duration = Duration::from_secs(10);
 
 /// Finds out whether KVM can run the firmware, by letting it: a device node that opens is no proof, as nested and
-/// restricted hypervisors show. Anything but a sign of life means TCG. `variables` is a copy that may be written.
+/// restricted hypervisors show. Anything but a sign of life means TCG. `variables` is a copy that may be written. The
+/// answer is kept in the directory `notes` and believed until this machine is restarted or the tools are others: finding
+/// out that KVM does not work takes all of [`PROBE`].
 ///
 /// # Errors
 /// When the tools lack the emulator or firmware; cancellation.
@@ -37,6 +40,7 @@ pub fn acceleration(
     tools: &ToolRoot,
     arch: Arch,
     variables: &Path,
+    notes: &Path,
     cancel: &Cancel,
 ) -> anyhow::Result<Acceleration> {
     let accessible =
@@ -44,6 +48,24 @@ pub fn acceleration(
     if Arch::host() != Some(arch) || !accessible {
         return Ok(Acceleration::Tcg);
     }
+    let note = notes.join(format!("acceleration-{arch}"));
+    let asked = clock::boot_id().map(|boot| format!("{boot} {}\n", tools.path().display()));
+    let noted = std::fs::read_to_string(&note).unwrap_or_default();
+    for (word, found) in [("kvm", Acceleration::Kvm), ("tcg", Acceleration::Tcg)] {
+        if asked.as_ref().is_some_and(|asked| noted == format!("{word} {asked}")) {
+            return Ok(found);
+        }
+    }
+    let found = probe(tools, arch, variables, cancel)?;
+    if let Some(asked) = asked {
+        let word = if found == Acceleration::Kvm { "kvm" } else { "tcg" };
+        fs::write_atomic(&note, format!("{word} {asked}").as_bytes(), 0o644)?;
+    }
+    Ok(found)
+}
+
+/// Starts the firmware under KVM and waits for its first word.
+fn probe(tools: &ToolRoot, arch: Arch, variables: &Path, cancel: &Cancel) -> anyhow::Result<Acceleration> {
     let drive = |unit: u8, file: &Path, rest: &str| {
         format!("if=pflash,format=raw,unit={unit}{rest},file={}", file.display())
     };

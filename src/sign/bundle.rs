@@ -5,7 +5,7 @@
 //! need the whole file in memory on both sides. sigstore/protobuf-specs, sigstore_bundle.proto.
 
 use super::dsse::{self, Envelope, Statement};
-use super::{PublicKey, Refused, Signer, Verified};
+use super::{KeyId, PublicKey, Refused, Signer, Verified};
 use crate::model::Digest;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,13 @@ impl Bundle {
             return Err(Refused::Malformed(format!("a bundle of type `{}`", bundle.media_type)));
         }
         Ok(bundle)
+    }
+
+    /// The key that it says signed it: a hint, which nothing vouches for; `None` where the hint is no key's id of ours.
+    pub fn key_id(&self) -> Option<KeyId> {
+        let hint = &self.verification_material.public_key.hint;
+        let raw = base64::engine::general_purpose::STANDARD.decode(hint).ok()?;
+        Some(KeyId(Digest::from_raw(raw.try_into().ok()?)))
     }
 
     /// The statement, when `key` signed it and it is about `subject`.

@@ -14,7 +14,7 @@
 use crate::error::Mark as _;
 use crate::host::cancel::Cancel;
 use crate::host::clock;
-use crate::host::fs::{Durability, FileLock, Staged};
+use crate::host::fs::{Durability, FileLock, Staged, identity};
 use crate::host::http::{Client, Expect};
 use crate::model::Digest;
 use anyhow::Context as _;
@@ -185,24 +185,18 @@ impl Blobs {
 
     fn is_seen(&self, digest: Digest, file: &File) -> bool {
         let known = self.mark(digest).and_then(|mark| std::fs::read_to_string(mark).ok());
-        known.is_some() && known == identity(file)
+        known.is_some() && known == identity(file).ok()
     }
 
     /// Only saves time later, so nothing is said when it cannot be written.
     fn mark_seen(&self, digest: Digest, file: &File) {
-        if let (Some(mark), Some(identity)) = (self.mark(digest), identity(file))
+        if let (Some(mark), Ok(identity)) = (self.mark(digest), identity(file))
             && let Ok(mut staged) = Staged::file(&mark, 0o644)
             && staged.write_all(identity.as_bytes()).is_ok()
         {
             let _ = staged.commit(Durability::Cached);
         }
     }
-}
-
-/// Size, inode and change time of a file. No user can set a change time, so whoever writes to it leaves a trace.
-fn identity(file: &File) -> Option<String> {
-    let m = file.metadata().ok()?;
-    Some(format!("{} {} {} {}.{}", m.size(), m.dev(), m.ino(), m.ctime(), m.ctime_nsec()))
 }
 
 #[cfg(test)]

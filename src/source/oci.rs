@@ -80,7 +80,9 @@ pub fn pin(reference: &Reference, arch: Arch, insecure: bool) -> anyhow::Result<
     let registry = Registry::open(reference, insecure)?;
     let named = found(&registry, reference)?;
     let fetched = if is_index(named.descriptor.media_type()) {
-        let index: Index = json::parse(&named.bytes).with_context(|| format!("reading index {reference}"))?;
+        let index: Index = json::parse(&named.bytes)
+            .with_context(|| format!("reading index {reference}"))
+            .kind(Kind::Verify)?;
         let of_arch = |d: &&Descriptor| {
             let platform = d.platform().as_ref();
             platform
@@ -99,7 +101,7 @@ pub fn pin(reference: &Reference, arch: Arch, insecure: bool) -> anyhow::Result<
     } else {
         named
     };
-    let pinned = pinned(reference, arch, &fetched)?;
+    let pinned = pinned(reference, arch, &fetched).kind(Kind::Verify)?;
     let mut config = tempfile::tempfile()?;
     registry.pull_blob(&pinned.config.descriptor(), &mut config)?;
     check_arch(&mut config, arch).with_context(|| format!("reading the config of {reference}"))?;
@@ -109,12 +111,14 @@ pub fn pin(reference: &Reference, arch: Arch, insecure: bool) -> anyhow::Result<
 fn pinned(reference: &Reference, arch: Arch, fetched: &Fetched) -> anyhow::Result<PinnedImage> {
     let context = || format!("reading manifest {reference}");
     if !is_manifest(fetched.descriptor.media_type()) {
-        bail!("{reference} is of type `{}`, no image", fetched.descriptor.media_type());
+        let why = anyhow!("{reference} is of type `{}`, no image", fetched.descriptor.media_type());
+        return Err(why).kind(Kind::Input);
     }
     let manifest: Manifest = json::parse(&fetched.bytes).with_context(context)?;
     let config = PinnedBlob::new(manifest.config()).with_context(context)?;
     if ![CONFIG, "application/vnd.docker.container.image.v1+json"].contains(&config.media_type.as_str()) {
-        bail!("{reference} is an artifact of config type `{}`, no image", config.media_type);
+        let why = anyhow!("{reference} is an artifact of config type `{}`, no image", config.media_type);
+        return Err(why).kind(Kind::Input);
     }
     if config.size > crate::oci::MAX_DOCUMENT {
         bail!("{reference} has a config of {} bytes", config.size);
@@ -139,7 +143,7 @@ fn check_arch(config: &mut File, arch: Arch) -> anyhow::Result<()> {
     let mut bytes = vec![];
     config.rewind()?;
     config.read_to_end(&mut bytes)?;
-    let config: oci_spec::image::ImageConfiguration = json::parse(&bytes)?;
+    let config: oci_spec::image::ImageConfiguration = json::parse(&bytes).kind(Kind::Verify)?;
     match config.architecture().to_string() {
         found if found == arch.oci() => Ok(()),
         found => Err(anyhow!("it is for {found}, not for {arch}")).kind(Kind::Input),

@@ -327,9 +327,10 @@ mod tests {
             h.as_bytes().to_vec()
         }
         use tar::EntryType::*;
-        let cases: [(&str, Vec<u8>); 6] = [
+        let cases: [(&str, Vec<u8>); 7] = [
             ("../x", entry(b"../x", Regular, b"", 0)),
             ("`big` is cut short", entry(b"big", Regular, b"", 1 << 30)),
+            ("which no file has", entry(b"endless", Regular, b"", u64::MAX - 5)),
             ("etc/passwd", entry(b"l", Link, b"/etc/passwd", 0)),
             ("..", entry(b"l", Link, b"../../etc/passwd", 0)),
             ("`s`", [entry(b"s", Symlink, b"/etc", 0), entry(b"s/passwd", Regular, b"", 0)].concat()),

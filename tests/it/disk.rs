@@ -346,7 +346,7 @@ fn fsck_and_mtools_take_the_fat_volume() {
 }
 
 /// A whole disk with root, payload and both trees, and what its ESP has to hold.
-fn disk_spec(dir: &Path) -> (DiskSpec, disk::verify::ExpectedFiles) {
+pub fn disk_spec(dir: &Path) -> (DiskSpec, disk::verify::ExpectedFiles) {
     let build = Digest::of("a build");
     let mut partitions = vec![];
     let mut cmdline = String::from("console=ttyS0");
@@ -403,7 +403,7 @@ fn disk_spec(dir: &Path) -> (DiskSpec, disk::verify::ExpectedFiles) {
     (DiskSpec { guid: Guid::derived(&build, "disk"), partitions }, BTreeMap::from([("esp".into(), files)]))
 }
 
-fn uki(dir: &Path, cmdline: &str) -> Vec<u8> {
+pub fn uki(dir: &Path, cmdline: &str) -> Vec<u8> {
     let (path, file) = scratch(dir, "uki");
     let spec = forge::boot::uki::UkiSpec {
         stub: stub().into(),

@@ -25,15 +25,26 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
-    ("release", &["boot", "build", "disk", "host", "lock", "oci", "plan", "seal", "sign", "tree"]),
+    ("contents", &["debian", "disk", "tree"]),
+    (
+        "release",
+        &[
+            "boot", "build", "contents", "disk", "host", "inspect", "lock", "oci", "plan", "seal", "sign",
+            "tree",
+        ],
+    ),
     ("publish", &["host", "oci", "release", "source"]),
+    (
+        "inspect",
+        &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
+    ),
     ("run", &["disk", "host"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
         &[
-            "boot", "build", "debian", "disk", "host", "layer", "lock", "oci", "plan", "profile", "publish",
-            "release", "run", "seal", "sign", "source", "template", "toolbox", "tree",
+            "boot", "build", "contents", "debian", "disk", "host", "inspect", "layer", "lock", "oci", "plan",
+            "profile", "publish", "release", "run", "seal", "sign", "source", "template", "toolbox", "tree",
         ],
     ),
     ("lib", &[]),

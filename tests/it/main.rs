@@ -8,16 +8,19 @@
 )]
 
 mod archive;
+mod boot;
 mod bootstrap;
 mod build;
 mod dependencies;
 mod disk;
 mod fixture;
 mod golden;
+mod inspect;
 mod layering;
 mod oci;
 mod podman;
 mod profile;
 mod release;
 mod support;
+mod tamper;
 mod user;

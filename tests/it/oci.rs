@@ -171,9 +171,9 @@ fn umoci_unpacks() {
 }
 
 /// A docker-registry on a port of this machine, killed when dropped.
-struct Registry {
+pub(crate) struct Registry {
     child: std::process::Child,
-    host: String,
+    pub(crate) host: String,
     dir: tempfile::TempDir,
 }
 
@@ -184,7 +184,7 @@ impl Drop for Registry {
     }
 }
 
-fn registry() -> Option<Registry> {
+pub(crate) fn registry() -> Option<Registry> {
     let program = oracle("docker-registry")?;
     let dir = tempfile::tempdir().unwrap();
     // The port is free now; should another program take it before the registry does, the test fails aloud.

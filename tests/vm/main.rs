@@ -11,6 +11,7 @@
 
 mod boots;
 mod console;
+mod fallback;
 #[path = "../it/fixture.rs"]
 mod fixture;
 mod vm;

@@ -1,13 +1,13 @@
 //! What starts a device: the initrd, and the kernel image that names the root hashes.
 
-use super::Kitchen;
+use super::{Kitchen, disk};
 use crate::boot::cmdline::{self, CommandLineSpec};
 use crate::boot::initrd::{self, InitrdSpec};
-use crate::boot::slot::{self, SlotPart, SlotSpec};
+use crate::boot::slot::{self, SlotPart, SlotSpec, Volume};
 use crate::boot::uki::{self, UkiSpec};
 use crate::boot::{os_release, root};
 use crate::build::cache::Entry;
-use crate::disk::gpt::{ALIGNMENT, PartitionType};
+use crate::disk::gpt::PartitionType;
 use crate::model::Digest;
 use crate::model::Guid;
 use crate::plan::{Initrd, Uki};
@@ -42,15 +42,12 @@ fn archive<W: Write>(tree: &Tree, kitchen: &Kitchen<'_>, out: W) -> anyhow::Resu
 pub fn uki(spec: &Uki, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let os = kitchen.tree(&spec.os)?;
     let kernel = kitchen.entry(&spec.initrd)?.fact("kernel")?.to_string();
-    let part = |entry: &Entry| -> anyhow::Result<SlotPart> {
-        Ok(SlotPart {
-            root_hash: entry.fact("root-hash")?.parse()?,
-            data: partition_length(entry, "image")?,
-            hashes: partition_length(entry, "verity")?,
-        })
+    let part = |entry: &Entry, volume: Volume| -> anyhow::Result<SlotPart> {
+        let (data, hashes) = disk::lengths(entry, volume)?;
+        Ok(SlotPart { root_hash: entry.fact("root-hash")?.parse()?, data, hashes })
     };
-    let root = part(kitchen.entry(&spec.root)?)?;
-    let payload = spec.payload.as_ref().map(|p| part(kitchen.entry(p)?)).transpose()?;
+    let root = part(kitchen.entry(&spec.root)?, Volume::Root)?;
+    let payload = spec.payload.as_ref().map(|p| part(kitchen.entry(p)?, Volume::Payload)).transpose()?;
     let slot = SlotSpec {
         root,
         payload,
@@ -78,9 +75,4 @@ pub fn uki(spec: &Uki, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     uki::write(&image, &kitchen.stage.create("forge.efi")?).context("writing the kernel image")?;
     kitchen.stage.hash("forge.efi")?;
     Ok(())
-}
-
-/// The length of the partition that an output goes into.
-fn partition_length(entry: &Entry, output: &str) -> anyhow::Result<u64> {
-    Ok(entry.output(output)?.size.0.next_multiple_of(ALIGNMENT))
 }

@@ -2,6 +2,7 @@
 
 use super::Kitchen;
 use crate::boot::root;
+use crate::boot::slot::Volume;
 use crate::boot::verity::RootHash;
 use crate::build::cache::Entry;
 use crate::disk::gpt::{PartitionType, flag};
@@ -30,12 +31,19 @@ const TRIES: u32 = 3;
 /// Writes the zstd frame of one partition's content.
 pub fn frame(spec: &Frame, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let content = kitchen.content(&spec.of, &spec.output)?;
-    let length = content.len().next_multiple_of(disk::gpt::ALIGNMENT);
+    let (data, hashes) = lengths(kitchen.entry(&spec.of)?, spec.volume)?;
+    let length = if spec.output == "image" { data } else { hashes };
     let out = kitchen.stage.create("frame.zst")?;
     compressed::write_padded(&content, length, io::BufWriter::new(out), kitchen.env.threads as u32)?
         .flush()?;
     kitchen.stage.hash("frame.zst")?;
     Ok(())
+}
+
+/// The lengths in bytes of the partitions for a file system and its hash tree.
+pub(super) fn lengths(entry: &Entry, volume: Volume) -> anyhow::Result<(u64, u64)> {
+    let data = volume.data_partition(entry.output("image")?.size.0);
+    Ok((data, volume.hash_partition(data)))
 }
 
 /// Writes `disk.raw` or `disk.raw.zst`.
@@ -52,7 +60,7 @@ pub fn run(spec: &Disk, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let mut framed = frames.iter();
     for partition in &mut bare.partitions {
         if let PartitionContent::Image(content) = &partition.content {
-            partition.min_length = content.len();
+            partition.min_length = partition.min_length.max(content.len());
             partition.content = PartitionContent::Empty;
         }
     }
@@ -156,9 +164,11 @@ fn slot(
     kinds: (PartitionType, PartitionType),
 ) -> anyhow::Result<[PartitionSpec; 2]> {
     let entry: &Entry = kitchen.entry(step)?;
+    let volume = if what.is_empty() { Volume::Root } else { Volume::Payload };
+    let (data_length, tree_length) = lengths(entry, volume)?;
     let root_hash: RootHash = entry.fact("root-hash")?.parse()?;
     let (data, tree) = root_hash.partition_uuids();
-    let partition = |kind, guid, suffix: &str, output| -> anyhow::Result<PartitionSpec> {
+    let partition = |kind, guid, suffix: &str, output, min_length| -> anyhow::Result<PartitionSpec> {
         let content = PartitionContent::Image(kitchen.content(step, output)?);
         Ok(PartitionSpec {
             kind,
@@ -166,12 +176,12 @@ fn slot(
             name: label(&spec.name, &spec.version, suffix),
             flags: flag::READ_ONLY,
             content,
-            min_length: 0,
+            min_length,
         })
     };
     Ok([
-        partition(kinds.0, data, what, "image")?,
-        partition(kinds.1, tree, &format!("{what}_verity"), "verity")?,
+        partition(kinds.0, data, what, "image", data_length)?,
+        partition(kinds.1, tree, &format!("{what}_verity"), "verity", tree_length)?,
     ])
 }
 

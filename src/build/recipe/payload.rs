@@ -2,11 +2,12 @@
 
 use super::Kitchen;
 use crate::debian::deb::Deb;
+use crate::error::{self, Kind, Mark as _};
 use crate::host::fs;
 use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE_PACKAGE};
 use crate::layer::workload::container;
 use crate::layer::workload::manifest;
-use crate::layer::workload::store::{ImageLayer, OciImage, store_tree};
+use crate::layer::workload::store::{ImageLayer, MAX_LAYERS, OciImage, store_tree};
 use crate::model::digest::HashingWriter;
 use crate::oci;
 use crate::plan::{Container, Package, Payload, Workload};
@@ -46,7 +47,7 @@ pub fn run(spec: &Payload, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     }
     let workloads =
         spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
-    let tree = podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch)?)?;
+    let tree = podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch).kind(Kind::Verify)?)?;
     kitchen.write_layer(&tree)
 }
 
@@ -68,18 +69,28 @@ fn image(spec: &Container, payload: &Payload, kitchen: &Kitchen<'_>) -> anyhow::
     Ok(container::image(&container, kitchen.tree(&spec.rootfs)?, payload.arch, kitchen.epoch)?)
 }
 
-/// An image that was fetched: documents as they are, layers decompressed once into a nameless file to be indexed.
+/// An image that was fetched: documents as they are, layers decompressed once into a nameless file to be indexed. What is
+/// in them was made by others: whatever no layer may have is refused as [`Kind::Verify`].
 fn pulled(pinned: &PinnedImage, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImage> {
+    if pinned.layers.len() > MAX_LAYERS {
+        let why =
+            anyhow!("it has {} layers, more than the {MAX_LAYERS} that can be stacked", pinned.layers.len());
+        return Err(error::of(Kind::Verify, why));
+    }
     let mut layers = vec![];
     for layer in &pinned.layers {
         kitchen.env.cancel.check()?;
         let blob = kitchen.blob(layer.digest)?;
         let limit = oci::layer::uncompressed_limit(layer.size);
         let mut tar = HashingWriter::new(fs::anonymous(&kitchen.env.cache.work())?);
-        io::copy(&mut oci::layer::decompress(&layer.media_type, blob.reader(), limit)?, &mut tar)
-            .with_context(|| format!("decompressing layer {}", layer.digest))?;
+        let decompressing = || format!("decompressing layer {}", layer.digest);
+        let mut from = oci::layer::decompress(&layer.media_type, blob.reader(), limit)
+            .with_context(decompressing)
+            .kind(Kind::Verify)?;
+        io::copy(&mut from, &mut tar).map_err(refused).with_context(decompressing)?;
         let (file, diff_id, length) = tar.finish();
-        let tree = tar::index(file).with_context(|| format!("reading layer {}", layer.digest))?;
+        let tree =
+            tar::index(file).with_context(|| format!("reading layer {}", layer.digest)).kind(Kind::Verify)?;
         layers.push(ImageLayer { diff_id, length, tree: Arc::new(tree) });
     }
     let document =
@@ -91,6 +102,14 @@ fn pulled(pinned: &PinnedImage, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImag
         config: document(&pinned.config)?,
         layers,
     })
+}
+
+/// What decompressing says is the blob's fault, unless this machine's disk is full.
+fn refused(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.into(),
+        _ => error::of(Kind::Verify, error.into()),
+    }
 }
 
 fn workload(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<podman::Workload> {

@@ -12,6 +12,10 @@ use crate::tree::{Content, Node, NodeKind, TreePath};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
 
+/// The most bytes that all names with their attributes and link targets may take in memory. A file of many names has its
+/// attributes once in the image and with every name here; a Debian system takes 20 MiB.
+const MAX_NAMES: usize = 1 << 30;
+
 /// Why an image is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -137,6 +141,7 @@ impl Image {
         if !root.node.is_dir() {
             return Err(ErofsError::Superblock("the root is no directory"));
         }
+        let mut names = 0;
         let mut pending = vec![(TreePath::root(), self.root, self.root, root)];
         while let Some((path, nid, parent, directory)) = pending.pop() {
             let refuse = |why: String| ErofsError::Directory { path: path.clone(), why };
@@ -146,6 +151,12 @@ impl Image {
                 let entry = self.inode(child)?;
                 if file_type != kind::dirent(type_nibble(&entry.node)) {
                     return Err(refuse(format!("`{name}` is of another type than its inode")));
+                }
+                names += in_memory(&child_path, &entry.node);
+                if names > MAX_NAMES {
+                    return Err(refuse(format!(
+                        "with `{name}`, names and attributes take more than {MAX_NAMES} bytes"
+                    )));
                 }
                 let first = seen.insert(child);
                 if first {
@@ -342,6 +353,13 @@ fn dirents(block: &[u8]) -> Option<Vec<(&[u8], u64, u8)>> {
         entries.push((name, u64_at(dirent, 0), dirent[10]));
     }
     Some(entries)
+}
+
+/// About how many bytes a name with its node takes.
+fn in_memory(path: &TreePath, node: &Node) -> usize {
+    let target = if let NodeKind::Symlink(target) = &node.kind { target.len() } else { 0 };
+    let xattrs: usize = node.xattrs.iter().map(|(name, value)| 64 + name.len() + value.len()).sum();
+    size_of::<(TreePath, Entry)>() + path.as_str().len() + target + xattrs
 }
 
 fn type_nibble(node: &Node) -> u16 {

@@ -92,7 +92,7 @@ impl Inner {
             status => return Err(refusal(url, status, &answer)),
         }
         if let Some(length) = answer.content_length() {
-            sink.announce(url, sink.position() + length).map_err(Failure::Final)?;
+            sink.announce(url, sink.position().saturating_add(length)).map_err(Failure::Final)?;
         }
         let (mut window, mut window_bytes) = (tokio::time::Instant::now(), 0);
         while let Some(chunk) = answer.chunk().await.map_err(failure)? {

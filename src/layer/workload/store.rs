@@ -35,7 +35,7 @@ pub use document::BadDocument;
 pub use whiteout::BadLayer;
 
 /// The most layers of one image: Docker's own bound, and overlayfs' with short names in a page of mount options.
-const MAX_LAYERS: usize = 127;
+pub const MAX_LAYERS: usize = 127;
 
 /// A container image, its documents byte for byte as they were fetched.
 #[derive(Clone, Debug)]

@@ -27,6 +27,15 @@ choice! {
     }
 }
 choice! {
+    /// How the layers of the OCI image are compressed.
+    pub enum Compression: "a compression" {
+        /// Smaller and faster: what registries and runtimes of today take.
+        Zstd = "zstd",
+        /// For older ones.
+        Gzip = "gzip",
+    }
+}
+choice! {
     /// The hardware family.
     pub enum Board: "a board" {
         /// Any machine with UEFI firmware.

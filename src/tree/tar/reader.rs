@@ -211,8 +211,10 @@ impl<S: Source> Reader<S> {
             mtime,
             xattrs: extension.xattrs,
         };
-        self.left = content;
-        self.padding = content.next_multiple_of(512) - content;
+        // A size in base 256 has 64 bits, and with its padding would have more.
+        let padded = content.checked_next_multiple_of(512).filter(|end| self.at.checked_add(*end).is_some());
+        let padded = padded.ok_or_else(|| damaged(format!("{content} bytes, which no file has")))?;
+        (self.left, self.padding) = (content, padded - content);
         Ok(Entry { path, node, size: content })
     }
 

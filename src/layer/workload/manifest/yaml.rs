@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// The most nodes of a file with its aliases written out: more than the largest operator's manifests, less than what
 /// fills a small device's memory.
 const MAX_NODES: u64 = 200_000;
-/// How deep mappings and lists may nest; Kubernetes' own types end at about 20.
+/// How deep mappings and lists may nest, aliases written out; Kubernetes' own types end at about 20. Nodes are walked and
+/// dropped by recursion: a chain of aliases as long as a file may be would overflow the stack.
 const MAX_DEPTH: usize = 100;
 
 /// A node and where it begins.
@@ -23,6 +24,8 @@ pub struct Node {
     pub place: Place,
     /// Count of nodes in it, aliases written out.
     weight: u64,
+    /// How deep it nests, aliases written out; 0 for a scalar.
+    depth: usize,
 }
 
 /// A line and a column, both from 1, in characters.
@@ -135,7 +138,12 @@ pub fn parse(text: &str) -> Result<Vec<Arc<Node>>, BadYaml> {
         let node = match event {
             Event::Scalar(text, style, anchor, _) => {
                 let plain = style == ScalarStyle::Plain;
-                let node = Node { value: Value::Scalar { text: text.into_owned(), plain }, place, weight: 1 };
+                let node = Node {
+                    value: Value::Scalar { text: text.into_owned(), plain },
+                    place,
+                    weight: 1,
+                    depth: 0,
+                };
                 anchored(&mut anchors, anchor, node)
             }
             Event::Alias(anchor) => match anchors.get(&anchor) {
@@ -169,6 +177,7 @@ pub fn parse(text: &str) -> Result<Vec<Arc<Node>>, BadYaml> {
             }
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) => continue,
         };
+        let depth = node.depth;
         match open.last_mut() {
             None => {
                 total = total.saturating_add(node.weight);
@@ -177,6 +186,9 @@ pub fn parse(text: &str) -> Result<Vec<Arc<Node>>, BadYaml> {
                 }
             }
             Some(parent) => parent.take(node, place)?,
+        }
+        if open.len() + depth > MAX_DEPTH {
+            return bad("nested deeper than 100 levels, aliases written out");
         }
         // Each node is weighed as soon as it is complete: an alias of it can only follow.
         let heaviest = open.last().map_or(0, Open::weight);
@@ -220,11 +232,13 @@ fn close(place: Place, children: Children) -> Node {
     match children {
         Children::List(items) => {
             let weight = sum(&mut items.iter().map(|n| n.weight));
-            Node { value: Value::Sequence(items), place, weight }
+            let depth = 1 + items.iter().map(|n| n.depth).max().unwrap_or(0);
+            Node { value: Value::Sequence(items), place, weight, depth }
         }
         Children::Map { entries, .. } => {
             let weight = sum(&mut entries.iter().map(|(_, n)| n.weight.saturating_add(1)));
-            Node { value: Value::Mapping(entries), place, weight }
+            let depth = 1 + entries.iter().map(|(_, n)| n.depth).max().unwrap_or(0);
+            Node { value: Value::Mapping(entries), place, weight, depth }
         }
     }
 }
@@ -273,6 +287,16 @@ mod tests {
         let fault = parse(&bomb).unwrap_err();
         assert!(fault.why.contains("nodes"), "{fault}");
         assert!(fault.place.line < 8, "{:?}", fault.place);
+    }
+
+    #[test]
+    fn a_chain_of_aliases_does_not_overflow_the_stack() {
+        let mut chain = String::from("- &a0 [x]\n");
+        for i in 1..190_000 {
+            chain += &format!("- &a{i} [*a{}]\n", i - 1);
+        }
+        let fault = std::thread::spawn(move || parse(&chain).unwrap_err()).join().unwrap();
+        assert!(fault.why.contains("deeper") && fault.place.line < 110, "{fault} {:?}", fault.place);
     }
 
     #[test]
