@@ -63,6 +63,12 @@ pub fn clean(variant: Variant) -> anyhow::Result<()> {
             }
         }
     }
+    // Of initramfs-tools' making, with inode numbers and times in it; forge composes the initrd that boots.
+    for path in entries(Path::new("/boot"))? {
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"initrd.img-")) {
+            remove(&path)?;
+        }
+    }
     // Empty logs stay: their owners and modes were set with care.
     remove_files(Path::new("/var/log"), |meta| meta.len() > 0)?;
     // A regular file is of this machine; a link is systemd-resolved's.
