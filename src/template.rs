@@ -55,6 +55,7 @@ pub const INITRD: &[DeviceFile] = device_files!("initrd":
 pub const OS: &[DeviceFile] = device_files!("os":
     "etc/ssh/sshd_config.d/50-forge.conf",
     "usr/lib/forge/boot",
+    "usr/lib/modprobe.d/forge.conf",
     "usr/lib/systemd/journald.conf.d/50-forge.conf",
     "usr/lib/systemd/network/80-forge-dhcp.network",
     "usr/lib/systemd/system.conf.d/50-forge.conf",
