@@ -99,7 +99,7 @@ pub const REMOVE: sandbox::Job = ("remove-tree", remove_inside);
 /// Makes the tree and writes it to `out`, from where that file stands.
 ///
 /// # Errors
-/// [`Kind::Verify`](crate::error::Kind::Verify) for a package with another digest; a package that is damaged, hostile,
+/// [`Kind::Verify`] for a package with another digest; a package that is damaged, hostile,
 /// or in conflict with another; a script that fails, with its last words; namespaces that the machine refuses.
 pub fn run(spec: &Spec, env: &Env<'_>, out: &File) -> anyhow::Result<Written> {
     std::fs::create_dir_all(env.work).with_context(|| format!("making {}", env.work.display()))?;

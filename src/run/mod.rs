@@ -32,7 +32,7 @@ const PROBE: Duration = Duration::from_secs(10);
 /// Finds out whether KVM can run the firmware, by letting it: a device node that opens is no proof, as nested and
 /// restricted hypervisors show. Anything but a sign of life means TCG. `variables` is a copy that may be written. The
 /// answer is kept in the directory `notes` and believed until this machine is restarted or the tools are others: finding
-/// out that KVM does not work takes all of [`PROBE`].
+/// out that KVM does not work takes all of its ten seconds.
 ///
 /// # Errors
 /// When the tools lack the emulator or firmware; cancellation.

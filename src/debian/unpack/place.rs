@@ -15,7 +15,7 @@ use std::fs::File;
 pub(super) struct Claim {
     rank: usize,
     is_dir: bool,
-    /// In which call of [`Unpacker::unpack`]: what an earlier one left is there in every order.
+    /// In which call of `Unpacker::unpack`: what an earlier one left is there in every order.
     stage: usize,
 }
 
