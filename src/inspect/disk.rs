@@ -40,7 +40,7 @@ pub fn read(path: &Path, name: &str, found: &mut Inspected, env: &Env<'_>, deep:
                 for (path, node) in volume.tree.iter() {
                     let NodeKind::File(content) = &node.kind else { continue };
                     files.insert(path.to_string(), Bytes(content.len()));
-                    if path.as_str().starts_with("EFI/Linux/") {
+                    if path.as_str().starts_with("EFI/Linux/") && path.name().ends_with(".efi") {
                         let (kernel, named) = kernel(&format!("{name}: {path}"), content.clone())?;
                         hashes.extend(named);
                         found.kernels.push(kernel);

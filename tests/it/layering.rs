@@ -30,7 +30,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "release",
         &[
             "boot", "build", "contents", "disk", "host", "inspect", "lock", "oci", "plan", "seal", "sign",
-            "tree",
+            "template", "tree",
         ],
     ),
     ("publish", &["host", "oci", "release", "source"]),
