@@ -70,7 +70,7 @@ pub fn clean(variant: Variant) -> anyhow::Result<()> {
         }
     }
     // Empty logs stay: their owners and modes were set with care.
-    remove_files(Path::new("/var/log"), |meta| meta.len() > 0)?;
+    remove_files(Path::new("/var/log"), |meta| meta.is_file() && meta.len() > 0)?;
     // A regular file is of this machine; a link is systemd-resolved's.
     if Path::new("/etc/resolv.conf").symlink_metadata().is_ok_and(|m| m.is_file()) {
         remove(Path::new("/etc/resolv.conf"))?;

@@ -272,7 +272,7 @@ impl Recipe {
     /// The version of the recipe: raised when the same specification must give other bytes.
     fn version(&self) -> u32 {
         match self {
-            Recipe::Rootfs(_) => 2,
+            Recipe::Rootfs(_) => 3,
             Recipe::Os(_) => 2,
             Recipe::Site(_) => 2,
             Recipe::Runtime(_) => 1,

@@ -216,7 +216,10 @@ struct Outcome {
 }
 
 fn forge(cache: &Path, args: &[&str]) -> Outcome {
+    // Releases go to `dist` of the directory where forge runs: the profile's.
+    let profile = args.iter().map(Path::new).find(|a| a.extension().is_some_and(|e| e == "toml"));
     let output = Command::new(env!("CARGO_BIN_EXE_forge"))
+        .current_dir(profile.and_then(Path::parent).unwrap_or(Path::new(".")))
         .arg("--cache-dir")
         .arg(cache)
         .args(args)
