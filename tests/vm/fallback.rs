@@ -63,7 +63,7 @@ fn newer_version(shared: &Fixture, dir: &Path) -> PathBuf {
     std::fs::write(profile.with_file_name("hello").join("index.html"), "<h1>The next version.</h1>\n")
         .unwrap();
     let mut build = fixture::forge(&shared.cache());
-    build.args(["--json", "build", "--set", "image.version=9999.1", "--artifact", "disk"]).arg(&profile);
+    build.args(["--json", "build", "--set", "image.version=9999.1.0", "--artifact", "disk"]).arg(&profile);
     let told = fixture::ok(build.arg("--out").arg(dir.join("dist")));
     let release = fixture::events(&told, "release");
     Path::new(release[0]["dir"].as_str().unwrap()).join("amd64/disk.raw.zst")
