@@ -38,6 +38,7 @@ pub mod cli;
 pub mod contents;
 pub mod debian;
 pub mod disk;
+pub mod enroll;
 pub mod error;
 pub mod host;
 pub mod inspect;

@@ -76,6 +76,36 @@ pub fn open(envelope: &Envelope, key: &PublicKey) -> Result<Verified<Vec<u8>>, R
     Err(refused)
 }
 
+/// The payload of an envelope that at least `threshold` of `keys` signed, each counted once.
+///
+/// # Errors
+/// [`Refused::Malformed`] for more than 8 signatures or a threshold of none, [`Refused::TooFew`] else.
+pub fn open_threshold(
+    envelope: &Envelope,
+    keys: &[PublicKey],
+    threshold: usize,
+) -> Result<Verified<Vec<u8>>, Refused> {
+    if threshold == 0 {
+        return Err(Refused::Malformed("a threshold of no signature".into()));
+    }
+    let mut counted: Vec<Verified<Vec<u8>>> = vec![];
+    for (n, key) in keys.iter().enumerate() {
+        if keys[..n].contains(key) {
+            continue;
+        }
+        match open(envelope, key) {
+            Ok(verified) => counted.push(verified),
+            Err(Refused::Mismatch(_)) => {}
+            Err(malformed) => return Err(malformed),
+        }
+    }
+    let found = counted.len();
+    match counted.into_iter().next() {
+        Some(verified) if found >= threshold => Ok(verified),
+        _ => Err(Refused::TooFew { found, threshold }),
+    }
+}
+
 /// An in-toto statement: what is said (`predicate`) about what (`subject`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -165,6 +195,27 @@ mod tests {
             pre_authentication("http://example.com/HelloWorld", b"hello world"),
             b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
         );
+    }
+
+    #[test]
+    fn a_threshold_counts_keys_not_signatures() {
+        let (one, two, foreign) = (
+            PrivateKey::generate().unwrap(),
+            PrivateKey::generate().unwrap(),
+            PrivateKey::generate().unwrap(),
+        );
+        let trusted = [one.public_key().clone(), one.public_key().clone(), two.public_key().clone()];
+        let mut envelope = seal(&one, "text/plain", b"payload").unwrap();
+        envelope.signatures.push(envelope.signatures[0].clone());
+        assert_eq!(open_threshold(&envelope, &trusted, 1).unwrap().get(), b"payload");
+        let too_few = Err(Refused::TooFew { found: 1, threshold: 2 });
+        assert_eq!(open_threshold(&envelope, &trusted, 2), too_few);
+        envelope.signatures.extend(seal(&foreign, "text/plain", b"payload").unwrap().signatures);
+        assert_eq!(open_threshold(&envelope, &trusted, 2), too_few);
+        envelope.signatures.extend(seal(&two, "text/plain", b"payload").unwrap().signatures);
+        assert!(open_threshold(&envelope, &trusted, 2).is_ok());
+        assert!(open_threshold(&envelope, &trusted, 0).is_err());
+        assert!(open_threshold(&envelope, &[], 1).is_err());
     }
 
     #[test]

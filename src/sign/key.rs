@@ -73,6 +73,23 @@ impl PublicKey {
         format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
     }
 
+    /// Takes the 32 raw bytes of RFC 8032.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] when they are no point of the curve, or a weak one, for which anyone can sign.
+    pub fn from_raw(raw: &[u8; 32]) -> Result<PublicKey, Refused> {
+        let key = VerifyingKey::from_bytes(raw).map_err(|e| Refused::Malformed(e.to_string()))?;
+        if key.is_weak() {
+            return Err(Refused::Malformed("the public key is a weak point".into()));
+        }
+        PublicKey::new(key).map_err(|e| Refused::Malformed(e.to_string()))
+    }
+
+    /// The 32 raw bytes.
+    pub fn as_raw(&self) -> &[u8; 32] {
+        self.key.as_bytes()
+    }
+
     /// Which key it is.
     pub fn key_id(&self) -> KeyId {
         KeyId(Digest::of(&self.der))
@@ -82,6 +99,24 @@ impl PublicKey {
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PublicKey({})", self.key_id())
+    }
+}
+
+/// In JSON: the raw bytes in base64, which every language's library takes.
+impl serde::Serialize for PublicKey {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, self.as_raw()))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PublicKey {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<PublicKey, D::Error> {
+        use serde::de::Error as _;
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text.as_ref());
+        let raw: Option<[u8; 32]> = bytes.ok().and_then(|b| b.try_into().ok());
+        let raw = raw.ok_or_else(|| D::Error::custom("an ed25519 key is 32 bytes in base64"))?;
+        PublicKey::from_raw(&raw).map_err(D::Error::custom)
     }
 }
 
@@ -110,6 +145,19 @@ impl PrivateKey {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *seed).map_err(|e| anyhow::anyhow!("asking the system for randomness: {e}"))?;
         PrivateKey::new(SigningKey::from_bytes(&seed))
+    }
+
+    /// The key of a seed: 32 bytes that were drawn at random once, and are the whole secret.
+    ///
+    /// # Errors
+    /// Never for a seed from good randomness.
+    pub fn from_seed(seed: &[u8; 32]) -> anyhow::Result<PrivateKey> {
+        PrivateKey::new(SigningKey::from_bytes(seed))
+    }
+
+    /// The seed: whoever has it signs as this key.
+    pub fn to_seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.key.to_bytes())
     }
 
     fn new(key: SigningKey) -> anyhow::Result<PrivateKey> {

@@ -123,6 +123,14 @@ pub enum Refused {
     /// It is a signature, but not by this key over these bytes.
     #[error("the signature does not hold under key {0}")]
     Mismatch(KeyId),
+    /// Fewer of the trusted keys signed than have to.
+    #[error("{found} of the trusted keys signed, and {threshold} have to")]
+    TooFew {
+        /// How many signed.
+        found: usize,
+        /// How many have to.
+        threshold: usize,
+    },
     /// It holds, for something else than was asked about.
     #[error("the signature is for {found}, not for {expected}")]
     OtherSubject {

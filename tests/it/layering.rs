@@ -12,6 +12,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("tree", &[]),
     ("oci", &["host", "tree"]),
     ("sign", &["host"]),
+    // It ships on devices: no image format, no planning, no effect.
+    ("enroll", &["sign"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
