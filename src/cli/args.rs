@@ -281,7 +281,7 @@ pub enum EnrollVerb {
 /// What bundles are made of.
 #[derive(Debug, Args)]
 pub struct BundleArgs {
-    /// The profile, whose [enroll] says how boxes join
+    /// The profile, whose `enroll` table says how boxes join
     pub profile: PathBuf,
     /// Overrides a value of the profile (`--set enroll.ticket="batch"`)
     #[arg(long, value_name = "KEY=VALUE")]
