@@ -58,4 +58,5 @@ pub mod sign;
 pub mod source;
 pub mod template;
 pub mod toolbox;
+pub mod tpm;
 pub mod tree;
