@@ -1,5 +1,5 @@
 //! A TPM 2.0's endorsement key, and the proof that a box holds it: the few commands that enrollment needs ([`Tpm`],
-//! on the box), and the fleet's half of it ([`credential`]).
+//! on the box), and the fleet's half of it (`credential`).
 //!
 //! The proof is TPM2_ActivateCredential: the fleet encrypts a secret to the endorsement key and to the *name* of a second
 //! key; only the TPM that holds both gives the secret back. The second key (the attestation key) is a primary key that
@@ -8,6 +8,7 @@
 //! TCG TPM 2.0 Library, Part 1 "Credential Protection", Part 3 "Commands"; TCG EK Credential Profile 2.5, template L-1.
 //! Sessions carry no secrets here: the hierarchies' passwords are empty, as shipped.
 
+#[cfg(feature = "cli")]
 pub mod credential;
 mod wire;
 

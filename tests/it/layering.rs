@@ -15,6 +15,8 @@ const TABLE: &[(&str, &[&str])] = &[
     // It ships on devices: no image format, no planning, no effect.
     ("enroll", &["sign"]),
     ("tpm", &[]),
+    // Likewise, with the box below it; of disks it knows only how to read a stick.
+    ("device", &["disk", "enroll", "host", "sign"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
@@ -54,6 +56,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("lib", &[]),
     ("main", &["cli", "debian", "host"]),
+    ("bin", &["device"]),
 ];
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
