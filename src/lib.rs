@@ -40,6 +40,7 @@ pub mod debian;
 pub mod disk;
 pub mod enroll;
 pub mod error;
+pub mod fleet;
 pub mod host;
 pub mod inspect;
 pub mod layer;
