@@ -28,6 +28,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
+    ("carrier", &["disk", "enroll", "host", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
@@ -46,8 +47,9 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "boot", "build", "contents", "debian", "disk", "host", "inspect", "layer", "lock", "oci", "plan",
-            "profile", "publish", "release", "run", "seal", "sign", "source", "template", "toolbox", "tree",
+            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "host", "inspect", "layer",
+            "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
+            "template", "toolbox", "tree",
         ],
     ),
     ("lib", &[]),
