@@ -49,6 +49,8 @@ pub mod device;
 pub mod disk;
 pub mod enroll;
 pub mod error;
+#[cfg(feature = "cli")]
+pub mod fleet;
 pub mod host;
 #[cfg(feature = "cli")]
 pub mod inspect;

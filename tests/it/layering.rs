@@ -17,6 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("tpm", &[]),
     // Likewise, with the box below it; of disks it knows only how to read a stick.
     ("device", &["disk", "enroll", "host", "sign"]),
+    ("fleet", &["enroll", "host", "sign"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
