@@ -37,6 +37,7 @@ pub mod build;
 pub mod cli;
 pub mod contents;
 pub mod debian;
+pub mod device;
 pub mod disk;
 pub mod enroll;
 pub mod error;

@@ -1,0 +1,11 @@
+//! The device's side of enrollment: from a bundle to a joined node, whatever happens in between.
+//!
+//! | part | what it is | module |
+//! |---|---|---|
+//! | effects | what is asked of the box, as traits | [`effects`] |
+//! | state | how far the device is, derived from its disk | [`state`] |
+//! | view | what a person at the box is told | [`view`] |
+
+pub mod effects;
+pub mod state;
+pub mod view;
