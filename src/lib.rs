@@ -41,6 +41,7 @@ pub mod device;
 pub mod disk;
 pub mod enroll;
 pub mod error;
+pub mod fleet;
 pub mod host;
 pub mod inspect;
 pub mod layer;

@@ -15,6 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // It ships on devices: no image format, no planning, no effect.
     ("enroll", &["sign"]),
     ("device", &["enroll", "host", "sign"]),
+    ("fleet", &["enroll", "host", "sign"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
