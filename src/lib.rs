@@ -12,6 +12,7 @@
 //! | [`build`] | plan → [`build::Built`] | [`build::run`] | cache, inputs fetched by digest, a sandbox |
 //! | [`release`] | built → [`release::Release`] | [`release::seal`]; back by [`release::verify`] | keys |
 //! | [`publish`] | release → registry | [`publish::push`] | registry |
+//! | [`enroll`] | fleet keys, inventory → bundles | [`enroll::issue()`], onto a [`carrier`] | nothing |
 //! | [`run`] | disk image → a booted device | [`run::run`] | pinned tools ([`toolbox`]) |
 //!
 //! The order inside `build` is a fact of security: packages → root file system → **root hash → command line → kernel
@@ -34,6 +35,7 @@
 
 pub mod boot;
 pub mod build;
+pub mod carrier;
 pub mod cli;
 pub mod contents;
 pub mod debian;

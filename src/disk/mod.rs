@@ -29,6 +29,12 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+/// The size of FORGE-ENROLL and of a bundle's stick, in bytes: a bundle is kilobytes, and less is no FAT16 that
+/// everything mounts.
+pub const ENROLL_SIZE: u64 = 16 << 20;
+/// Its volume label: FAT has eleven characters, and FORGE-ENROLL has twelve.
+pub const ENROLL_LABEL: &str = "FORGEENROLL";
+
 /// A disk to be written.
 #[derive(Clone, Debug)]
 pub struct DiskSpec {

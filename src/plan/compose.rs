@@ -286,7 +286,7 @@ impl Composer<'_> {
     fn root_profile(&self, wanted: &ArchProfile) -> String {
         let ArchProfile { board, kubernetes, agent, .. } = wanted;
         let os = profile::Os { mirror: None, ..wanted.os.clone() }; // where packages are from decides no byte
-        serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll }).to_string()
+        serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() }).to_string()
     }
 
     fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {

@@ -2,10 +2,11 @@
 //!
 //! Ed25519 (RFC 8032) alone: it is deterministic, so that the same bytes under the same key are the same signed release.
 //! Verification gives a [`Verified`] value or an error, never a bool, and nothing else can make a `Verified`. Imports no
-//! format: what the bytes are is the business of who asks. The envelopes around signatures are [`dsse`], [`bundle`] and
+//! format: what the bytes are is the business of who asks. [`certificate`] only reads dates. The envelopes around signatures are [`dsse`], [`bundle`] and
 //! [`simple_signing`], the keys are [`key`] and [`key_ref`].
 
 pub mod bundle;
+pub mod certificate;
 pub mod dsse;
 pub mod key;
 pub mod key_ref;

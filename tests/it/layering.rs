@@ -29,6 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
+    ("carrier", &["disk", "enroll", "host", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
@@ -47,8 +48,9 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "boot", "build", "contents", "debian", "disk", "host", "inspect", "layer", "lock", "oci", "plan",
-            "profile", "publish", "release", "run", "seal", "sign", "source", "template", "toolbox", "tree",
+            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "host", "inspect", "layer",
+            "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
+            "template", "toolbox", "tree",
         ],
     ),
     ("lib", &[]),
