@@ -29,7 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
-    ("carrier", &["disk", "enroll", "host", "tree"]),
+    ("carrier", &["disk", "enroll", "fleet", "host", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
@@ -48,8 +48,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "host", "inspect", "layer",
-            "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
+            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "fleet", "host", "inspect",
+            "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
             "template", "toolbox", "tree",
         ],
     ),
