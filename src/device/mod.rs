@@ -1,30 +1,42 @@
-//! The device's side of enrollment: the program `forge-device`.
+//! The device's side of enrollment: from a bundle to a joined node, whatever happens in between.
+//!
+//! | part | what it turns into what | module |
+//! |---|---|---|
+//! | effects | what is asked of the box, as traits | [`effects`] |
+//! | store | bytes → an artefact that is whole and durable, or absent | [`store`] |
+//! | artefacts | the disk → how far the device is | [`artefact`], [`state`] |
+//! | bundle | carriers → the one bundle to go by | [`adopt`] |
+//! | identity | randomness → keys; a disk in other hardware → none | [`identity`] |
+//! | calls | a request → an answer that the fleet signed for it | [`talk`] |
+//! | steps | state → the next one | [`advance`](mod@advance), [`fleet`] |
+//! | install | a sealed grant → files in their places | [`install`] |
+//! | events | what happened → a queue for the fleet | [`event`] |
+//! | waits | why nothing can be done now → how long | [`pause`], [`run`](mod@run) |
+//! | box | the effects on a real machine | [`host`] |
+//! | program | arguments → the machine on that box | [`program`] |
+//! | view | what a person at the box is told | [`view`] |
+//!
+//! The machine decides; [`effects::Effects`] does. So it runs on a box, and ten thousand times in a test that takes the
+//! power away between any two effects.
 
+pub mod adopt;
+pub mod advance;
+pub mod agent;
+pub mod artefact;
+pub mod effects;
+pub mod event;
+pub mod fleet;
 pub mod host;
+pub mod identity;
+pub mod install;
+pub mod pause;
+pub mod program;
+pub mod run;
+pub mod state;
+pub mod store;
+pub mod talk;
+pub mod view;
 
-use std::ffi::OsString;
-use std::io::Write as _;
-use std::process::ExitCode;
-
-/// What `--help` says.
-const HELP: &str = "\
-forge-device: joins this box to its fleet. Started by systemd; a person never has to.
-
-Usage: forge-device [--version | --help]
-";
-
-/// Runs the program with its arguments, the name not among them.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.collect();
-    let words: Vec<&str> = arguments.iter().filter_map(|a| a.to_str()).collect();
-    let text = match words[..] {
-        ["--version"] => format!("forge-device {}\n", env!("CARGO_PKG_VERSION")),
-        ["--help"] => HELP.to_string(),
-        _ => {
-            let _ = std::io::stderr().write_all(HELP.as_bytes()); // nobody to tell
-            return ExitCode::from(crate::error::Kind::Input.exit_code());
-        }
-    };
-    let _ = std::io::stdout().write_all(text.as_bytes()); // a closed pipe is no failure
-    ExitCode::SUCCESS
-}
+pub use advance::advance;
+pub use agent::{Device, Step};
+pub use run::{Pacer, run, turn};

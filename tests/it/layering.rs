@@ -31,7 +31,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
-    ("carrier", &["disk", "enroll", "host", "tree"]),
+    ("carrier", &["disk", "enroll", "fleet", "host", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
@@ -50,8 +50,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "host", "inspect", "layer",
-            "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
+            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "fleet", "host", "inspect",
+            "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
             "template", "toolbox", "tree",
         ],
     ),

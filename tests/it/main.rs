@@ -15,6 +15,7 @@ mod bundle;
 mod dependencies;
 mod disk;
 mod fixture;
+mod fleet;
 mod golden;
 mod inspect;
 mod layering;
