@@ -359,7 +359,7 @@ impl<T: Read + Write> Tpm<T> {
                     answer.truncate(length);
                     return Ok(answer);
                 }
-                if length < 10 || length > MAX_MESSAGE {
+                if !(10..=MAX_MESSAGE).contains(&length) {
                     return Err(TpmError::Unreadable(command));
                 }
             }
@@ -408,9 +408,9 @@ mod tests {
             let mut tpm = Tpm::new(Script(vec![answer.clone()], vec![]));
             assert!(tpm.endorsement_key().is_err(), "{answer:02x?}");
         }
-        let refused = Writer::new().u16(0x8001).u32(10).u32(0x922).finish();
+        let refused = Writer::new().u16(0x8001).u32(10).u32(0x18b).finish();
         let error = Tpm::new(Script(vec![refused], vec![])).endorsement_key().unwrap_err();
-        assert!(matches!(error, TpmError::Refused { code: 0x922, .. }), "{error}");
+        assert!(matches!(error, TpmError::Refused { code: 0x18b, .. }), "{error}");
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub struct Foreign<'a, D: ReadAt + ?Sized> {
 
 /// An entry of a directory as it lies on the volume, and its byte.
 type Raw = (u64, [u8; ENTRY]);
+/// Is given an entry, where it lies, and the long-name entries before it; whether to stop.
+type Visit<'v> = dyn FnMut(&[u8; ENTRY], u64, &[Raw]) -> bool + 'v;
 
 /// An entry of a directory.
 #[derive(Clone, Debug)]
@@ -251,12 +253,7 @@ impl<'a, D: ReadAt + ?Sized> Foreign<'a, D> {
 
     /// Calls `visit` with each entry of the directory that starts at `start` (`None`: the root), where it lies, and the
     /// long-name entries before it, until it returns true.
-    fn walk(
-        &self,
-        path: &str,
-        start: Option<u32>,
-        visit: &mut dyn FnMut(&[u8; ENTRY], u64, &[Raw]) -> bool,
-    ) -> Result<(), Unreadable> {
+    fn walk(&self, path: &str, start: Option<u32>, visit: &mut Visit<'_>) -> Result<(), Unreadable> {
         let windows: Vec<(u64, usize)> = match start {
             None if self.width != Width::ThirtyTwo => vec![self.root],
             start => {
