@@ -12,6 +12,7 @@
 //! | [`build`] | plan → [`build::Built`] | [`build::run`] | cache, inputs fetched by digest, a sandbox |
 //! | [`release`] | built → [`release::Release`] | [`release::seal`]; back by [`release::verify`] | keys |
 //! | [`publish`] | release → registry | [`publish::push`] | registry |
+//! | [`enroll`] | fleet keys, inventory → bundles | [`enroll::issue()`], onto a [`carrier`] | nothing |
 //! | [`run`] | disk image → a booted device | [`run::run`] | pinned tools ([`toolbox`]) |
 //!
 //! The order inside `build` is a fact of security: packages → root file system → **root hash → command line → kernel
@@ -37,6 +38,8 @@ pub mod boot;
 #[cfg(feature = "cli")]
 pub mod build;
 #[cfg(feature = "cli")]
+pub mod carrier;
+#[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod contents;
@@ -46,6 +49,8 @@ pub mod device;
 pub mod disk;
 pub mod enroll;
 pub mod error;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 pub mod host;
 #[cfg(feature = "cli")]
 pub mod inspect;

@@ -154,6 +154,17 @@ pub enum Verb {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// Make what a box joins its fleet with
+    Enroll {
+        #[command(subcommand)]
+        verb: EnrollVerb,
+    },
+    /// Say what a code on a box's screen means, and what to do
+    #[command(after_help = "Example:\n  forge explain E-NET-03")]
+    Explain {
+        /// The code; all of them without one
+        code: Option<String>,
+    },
     /// Write a profile that builds as it stands, and development keys
     Init {
         /// Where to
@@ -254,6 +265,53 @@ pub enum KeyVerb {
     },
 }
 
+/// Verbs of enrollment.
+#[derive(Debug, Subcommand)]
+pub enum EnrollVerb {
+    /// Make signed enrollment bundles for a profile's boxes: one a box, or one a batch
+    ///
+    /// A bundle is a folder of two small files that a box finds on its FORGE-ENROLL partition or on a stick. The ticket in
+    /// it is secret; the image holds none.
+    #[command(
+        after_help = "Examples:\n  forge enroll bundle store.toml --inventory devices.csv\n  forge enroll bundle store.toml --batch spring --boxes 200 --carrier image"
+    )]
+    Bundle(BundleArgs),
+}
+
+/// What bundles are made of.
+#[derive(Debug, Args)]
+pub struct BundleArgs {
+    /// The profile, whose `enroll` table says how boxes join
+    pub profile: PathBuf,
+    /// Overrides a value of the profile (`--set enroll.ticket="batch"`)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The boxes (CSV: name, serial, macs, labels, address, …) [default: the profile's]
+    #[arg(long, value_name = "CSV")]
+    pub inventory: Option<PathBuf>,
+    /// The fleet's description, which `forge fleet init` wrote [default: the profile's]
+    #[arg(long, value_name = "FILE")]
+    pub fleet: Option<PathBuf>,
+    /// The fleet's root key: `file:PATH`, `env:NAME`, `cmd:…` [default: beside the profile's first `trust`, with `.key`]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// A name for a batch that shares a ticket
+    #[arg(long, value_name = "NAME")]
+    pub batch: Option<String>,
+    /// How many boxes a batch's ticket lets in
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub boxes: u32,
+    /// The bundles' serial; a fleet and its boxes refuse lower ones than they have seen [default: the time in seconds]
+    #[arg(long, value_name = "N")]
+    pub serial: Option<u64>,
+    /// What carries them
+    #[arg(long, value_enum, default_value = "folder")]
+    pub carrier: crate::carrier::Carrier,
+    /// A new directory for them [default: dist/SITE/enroll/SERIAL]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
 /// How a disk image is run.
 #[derive(Debug, Args)]
 pub struct RunOptions {
@@ -275,6 +333,9 @@ pub struct RunOptions {
     /// Keep the device's disk in this file, and go on with it where it exists
     #[arg(long, value_name = "FILE")]
     pub persist: Option<PathBuf>,
+    /// Put this enrollment bundle on the new disk, as a stick in the box would bring it
+    #[arg(long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
 }
 
 /// Verbs of the cache.

@@ -95,8 +95,13 @@ pub fn signer(profile: &Profile) -> anyhow::Result<Box<dyn Signer>> {
         KeySource::Env(name) => KeyRef::Env(name.clone()),
         KeySource::Command(line) => format!("cmd:{line}").parse().kind(Kind::Input)?,
     };
+    open(&reference)
+}
+
+/// The key at `reference`, ready; its passphrase is asked for at the terminal.
+pub fn open(reference: &KeyRef) -> anyhow::Result<Box<dyn Signer>> {
     let opened = reference.open(|| prompt(&format!("Passphrase of {reference}: "))).kind(Kind::Input);
-    match &reference {
+    match reference {
         KeyRef::File(path) if !path.exists() => {
             opened.hint(format!("run `forge key generate {}`", path.display()))
         }

@@ -4,7 +4,9 @@ mod args;
 mod build;
 mod cache;
 mod compose;
+mod device;
 mod doctor;
+mod enroll;
 mod init;
 mod inspect;
 mod key;
@@ -106,6 +108,8 @@ fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
         Verb::Key { verb } => key::run(session, verb),
         Verb::Push { path, reference } => registry::push(session, &path, &reference),
         Verb::Pull { reference, path } => registry::pull(session, &reference, &path),
+        Verb::Enroll { verb } => enroll::run(session, verb),
+        Verb::Explain { code } => enroll::explain(session, code.as_deref()),
         Verb::Run { path, options } => run::run(session, &path, &options),
         Verb::Init { dir, template } => init::run(session, &dir, &template),
         Verb::Schema => init::schema(session),

@@ -1,30 +1,15 @@
-//! The device's side of enrollment: the program `forge-device`.
+//! The device's side of enrollment: from a bundle to a joined node, whatever happens in between.
+//!
+//! | part | what it is | module |
+//! |---|---|---|
+//! | effects | what is asked of the box, as traits | [`effects`] |
+//! | host | the real box under the traits | [`host`] |
+//! | program | the program `forge-device` | [`program`] |
+//! | state | how far the device is, derived from its disk | [`state`] |
+//! | view | what a person at the box is told | [`view`] |
 
+pub mod effects;
 pub mod host;
-
-use std::ffi::OsString;
-use std::io::Write as _;
-use std::process::ExitCode;
-
-/// What `--help` says.
-const HELP: &str = "\
-forge-device: joins this box to its fleet. Started by systemd; a person never has to.
-
-Usage: forge-device [--version | --help]
-";
-
-/// Runs the program with its arguments, the name not among them.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.collect();
-    let words: Vec<&str> = arguments.iter().filter_map(|a| a.to_str()).collect();
-    let text = match words[..] {
-        ["--version"] => format!("forge-device {}\n", env!("CARGO_PKG_VERSION")),
-        ["--help"] => HELP.to_string(),
-        _ => {
-            let _ = std::io::stderr().write_all(HELP.as_bytes()); // nobody to tell
-            return ExitCode::from(crate::error::Kind::Input.exit_code());
-        }
-    };
-    let _ = std::io::stdout().write_all(text.as_bytes()); // a closed pipe is no failure
-    ExitCode::SUCCESS
-}
+pub mod program;
+pub mod state;
+pub mod view;

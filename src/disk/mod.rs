@@ -34,3 +34,9 @@ pub use verify::{DiskFault, DiskReport, verify};
 use write::first_nonzero;
 #[cfg(feature = "cli")]
 pub use write::{DiskError, DiskSpec, PartitionContent, PartitionSpec, partition_length, write};
+
+/// The size of FORGE-ENROLL and of a bundle's stick, in bytes: a bundle is kilobytes, and less is no FAT16 that
+/// everything mounts.
+pub const ENROLL_SIZE: u64 = 16 << 20;
+/// Its volume label: FAT has eleven characters, and FORGE-ENROLL has twelve.
+pub const ENROLL_LABEL: &str = "FORGEENROLL";

@@ -9,10 +9,25 @@
 //! | `POST /v1/enroll/ID/grant` | [`GrantRequest`] | a DSSE envelope around [`crate::enroll::grant::Grant`] |
 //! | `POST /v1/enroll/ID/ack` | [`Ack`] | [`Standing`] |
 //! | `POST /v1/enroll/ID/events` | [`Events`] | [`Standing`] |
+//! | `POST /v1/reenroll` | [`Claim`], as for `enroll` | [`Standing`] |
 //!
-//! Bodies and answers are [`crate::enroll::envelope`]s; a `GET` says its nonce in the query. Each answer carries the nonce
-//! that the next request has to be signed with. Repeating a call is always safe: one-time means *bound to one key*, so a
-//! lost answer costs nothing.
+//! Every call, `POST` too, says a nonce of the device's in its query (`?nonce=`), and the answer is signed over it. The body
+//! of a `POST` is signed over the fleet's nonce, which every answer brings for the next call. Both are
+//! [`crate::enroll::envelope`]s. Repeating a call is always safe: one-time means *bound to one key*, so a lost answer
+//! costs nothing.
+//!
+//! | status | says | the device |
+//! |---|---|---|
+//! | 200, 201 | [`Standing`]: known, or new and let in | goes on as `state` says |
+//! | 202 | [`Standing`]: a person has still to say | waits with `GET`, which is held open |
+//! | 401 | the fleet's nonce was stale or foreign | signs again with the nonce of this answer |
+//! | 403 | denied, revoked, or not on the bundle's list | asks again once an hour |
+//! | 404 | the device is unknown: the fleet lost it, or never knew | claims again |
+//! | 409 | another box has the ticket, or something does not fit: quarantined | asks again once an hour |
+//! | 410 | ticket or bundle withdrawn, or used up | asks again once an hour |
+//! | 422 | the request makes no sense | asks again once an hour |
+//! | 426 | the agent is too old | asks again once an hour |
+//! | 429, 503 | too many at once | waits as long as it says |
 
 use crate::enroll::DeviceId;
 use crate::enroll::code::Code;
@@ -27,6 +42,8 @@ use serde::{Deserialize, Serialize};
 pub const HELLO: &str = "/v1/hello";
 /// The path of a claim.
 pub const ENROLL: &str = "/v1/enroll";
+/// The path of a claim that means to take the place of another device of the same box.
+pub const REENROLL: &str = "/v1/reenroll";
 /// Below an enrolled device's path, the calls that it makes.
 pub fn path(device: &DeviceId, call: &str) -> String {
     if call.is_empty() { format!("{ENROLL}/{device}") } else { format!("{ENROLL}/{device}/{call}") }
@@ -144,8 +161,9 @@ impl State {
 /// What a refusal says: every answer with a status of 400 or more has it for a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// For the screen.
-    pub code: Code,
+    /// For the screen; absent where the device goes on by itself: a stale nonce, too many at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
     /// For people.
     pub reason: String,
 }

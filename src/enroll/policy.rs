@@ -27,8 +27,12 @@ pub struct Case {
     pub window: bool,
     /// The fleet's clock.
     pub now: Epoch,
+    /// The ticket's first instant.
+    pub not_before: Option<Epoch>,
     /// The ticket's last instant.
     pub not_after: Option<Epoch>,
+    /// Whether the bundle asks for a TPM.
+    pub require_tpm: bool,
 }
 
 /// What a TPM proved.
@@ -86,7 +90,11 @@ impl Policy {
         if self.auto_endorsed && case.endorsement == Endorsement::Known {
             return approved("endorsement key known and proved");
         }
-        let in_time = case.not_after.is_none_or(|last| case.now <= last);
+        if case.require_tpm && case.endorsement == Endorsement::None {
+            return pending("the bundle asks for a TPM, and none was proved");
+        }
+        let in_time = case.not_before.is_none_or(|first| case.now >= first)
+            && case.not_after.is_none_or(|last| case.now <= last);
         let fits = case.row_fits && case.points >= self.min_score;
         if self.auto_device_ticket && case.mode == Mode::Device && fits && case.claims <= 1 && in_time {
             return approved("ticket of its own, hardware fits");
@@ -99,6 +107,7 @@ impl Policy {
         }
         match case.endorsement {
             Endorsement::Proved => pending("endorsement key proved, but its maker is not known"),
+            _ if !in_time => pending("outside the ticket's time"),
             _ if !fits => pending("no row of the bundle fits well enough"),
             _ => pending("a person has to approve"),
         }
@@ -119,7 +128,9 @@ mod tests {
             claims: 1,
             window: false,
             now: Epoch(10),
+            not_before: Some(Epoch(5)),
             not_after: Some(Epoch(20)),
+            require_tpm: false,
         }
     }
 
@@ -131,6 +142,13 @@ mod tests {
             ("own ticket, right box", case(), State::Approved),
             ("own ticket, wrong box", Case { row_fits: false, ..case() }, State::Pending),
             ("own ticket, too late", Case { now: Epoch(21), ..case() }, State::Pending),
+            ("own ticket, too early", Case { now: Epoch(4), ..case() }, State::Pending),
+            ("a TPM asked for", Case { require_tpm: true, window: true, ..case() }, State::Pending),
+            (
+                "a TPM asked for, and known",
+                Case { require_tpm: true, endorsement: Endorsement::Known, ..case() },
+                State::Approved,
+            ),
             ("own ticket, second box", Case { claims: 2, ..case() }, State::Pending),
             (
                 "barred, whatever it proves",

@@ -310,7 +310,20 @@ impl<'c> Check<'c, '_> {
         match self.word(&["enroll", "mode"], "none") {
             "none" => self.pointless(
                 "enroll",
-                &["endpoints", "trust", "ticket", "inventory", "shelf-life"],
+                &[
+                    "endpoints",
+                    "trust",
+                    "ticket",
+                    "inventory",
+                    "shelf-life",
+                    "fleet",
+                    "proxy",
+                    "proxy-ca",
+                    "splay",
+                    "require-tpm",
+                    "portal",
+                    "support",
+                ],
                 "mode `none`",
                 place,
             ),

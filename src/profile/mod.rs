@@ -90,6 +90,27 @@ pub struct FileDigest {
     pub size: u64,
 }
 
+impl Enroll {
+    /// The part that the image is made from: whether a device enrols, and what it believes. All else is in the bundle.
+    pub fn in_image(&self) -> Enroll {
+        Enroll {
+            mode: self.mode,
+            trust: self.trust.clone(),
+            endpoints: vec![],
+            ticket: Ticket::None,
+            inventory: None,
+            fleet: None,
+            proxy: None,
+            proxy_ca: None,
+            splay: Seconds::NONE,
+            require_tpm: false,
+            portal: None,
+            support: None,
+            shelf_life: Days::SHELF_LIFE,
+        }
+    }
+}
+
 impl Profile {
     /// The name of the site.
     pub fn name(&self) -> &SiteName {
@@ -113,6 +134,7 @@ impl Profile {
         let mut profile = self.clone();
         profile.sign = None;
         profile.publish = None;
+        profile.enroll = self.enroll.in_image();
         profile.arch.values_mut().for_each(|arch| arch.os.mirror = None);
 
         Digest::of(serde_json::to_vec(&profile).expect("a profile holds nothing that JSON cannot"))

@@ -254,8 +254,22 @@ table! {
         pub trust: Vec<InputFile> = vec![],
         /// What admits a device.
         pub ticket: Ticket = Ticket::None,
-        /// A CSV file of the devices.
-        pub inventory: Option<InputFile> = None,
+        /// A CSV file of the devices. It stays on this machine.
+        pub inventory: Option<KeyFile> = None,
+        /// The fleet's public description: `fleet.json`, which `forge fleet init` writes. It stays on this machine.
+        pub fleet: Option<KeyFile> = None,
+        /// An HTTP proxy that the site's boxes have to use: `http://HOST:PORT`.
+        pub proxy: Option<String> = None,
+        /// The authority (PEM) of a proxy that inspects TLS; trusted for enrolling alone.
+        pub proxy_ca: Option<KeyFile> = None,
+        /// The first request comes within so many seconds, at random, so that a thousand boxes do not come at once.
+        pub splay: Seconds = Seconds::NONE,
+        /// Whether a box without a TPM may not join.
+        pub require_tpm: bool = false,
+        /// Where the QR code on the screen leads: an https URL of an operator's page.
+        pub portal: Option<Endpoint> = None,
+        /// Shown on the screen when a person is needed: whom to call.
+        pub support: Option<String> = None,
         /// How long a device may lie before it is plugged in: nothing it carries may lapse sooner.
         pub shelf_life: Days = Days::SHELF_LIFE,
     }

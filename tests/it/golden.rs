@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// Compares `actual` with the file at `path`, or writes the file when `UPDATE_GOLDEN=1` (hack/update-golden).
+/// Compares `actual` with the file at `path`, or writes the file when `UPDATE_GOLDEN=1`.
 ///
 /// # Errors
 /// A difference, with both texts.

@@ -16,6 +16,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("enroll", &["sign"]),
     // Likewise, with the box below it; of disks it knows only how to read a stick.
     ("device", &["disk", "enroll", "host", "sign"]),
+    ("fleet", &["enroll", "host", "sign"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
@@ -29,6 +30,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
+    ("carrier", &["disk", "enroll", "host", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
@@ -42,13 +44,14 @@ const TABLE: &[(&str, &[&str])] = &[
         "inspect",
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
-    ("run", &["disk", "host"]),
+    ("run", &["disk", "enroll", "host", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
         &[
-            "boot", "build", "contents", "debian", "disk", "host", "inspect", "layer", "lock", "oci", "plan",
-            "profile", "publish", "release", "run", "seal", "sign", "source", "template", "toolbox", "tree",
+            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "host", "inspect", "layer",
+            "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
+            "template", "toolbox", "tree",
         ],
     ),
     ("lib", &[]),

@@ -11,6 +11,7 @@ mod archive;
 mod boot;
 mod bootstrap;
 mod build;
+mod bundle;
 mod dependencies;
 mod disk;
 mod fixture;

@@ -6,7 +6,7 @@ use crate::boot::slot::Volume;
 use crate::boot::verity::RootHash;
 use crate::build::cache::Entry;
 use crate::disk::gpt::{PartitionType, flag};
-use crate::disk::{self, DiskSpec, PartitionContent, PartitionSpec, compressed};
+use crate::disk::{self, DiskSpec, ENROLL_LABEL, ENROLL_SIZE, PartitionContent, PartitionSpec, compressed};
 use crate::host::fs;
 use crate::model::{Digest, Guid};
 use crate::plan::{Disk, Frame, StepId};
@@ -21,10 +21,6 @@ use std::sync::Arc;
 const MIN_ESP: u64 = 256 << 20;
 /// How often the kernel has to fit into the ESP: slot A, slot B, and the one that is being written.
 const KERNELS: u64 = 3;
-/// FORGE-ENROLL, in bytes: a bundle is kilobytes, and less is no FAT16 that everything mounts.
-const ENROLL: u64 = 16 << 20;
-/// The volume label: FAT has eleven characters, and FORGE-ENROLL has twelve.
-const ENROLL_LABEL: &str = "FORGEENROLL";
 /// How many starts an untried version gets (UAPI.1, "Boot counting").
 const TRIES: u32 = 3;
 
@@ -144,7 +140,7 @@ fn layout(spec: &Disk, kitchen: &Kitchen<'_>) -> anyhow::Result<DiskSpec> {
         guid: derived("enroll"),
         name: "FORGE-ENROLL".into(),
         flags: flag::NO_AUTO,
-        min_length: ENROLL,
+        min_length: ENROLL_SIZE,
         content: PartitionContent::Fat {
             tree: Tree::new(),
             label: ENROLL_LABEL.into(),

@@ -152,6 +152,40 @@ impl Shape for Days {
     }
 }
 
+/// Seconds, spelled `"600s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(u32);
+
+impl Seconds {
+    /// None at all.
+    pub const NONE: Seconds = Seconds(0);
+
+    /// The number of seconds.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}s", self.0))
+    }
+}
+
+impl Shape for Seconds {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Seconds> {
+        parsed(node, reader, "a number of seconds", |s| {
+            let seconds = s.strip_suffix('s').and_then(|n| n.parse().ok()).filter(|n| *n <= 86_400);
+            seconds.map(Seconds).ok_or_else(|| {
+                Wrong::new(format!("`{s}` is not a number of seconds"), "from `0s` to `86400s`")
+            })
+        })
+    }
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": "string", "pattern": "^[0-9]{1,5}s$" })
+    }
+}
+
 /// A port that a container listens on: `8080` or `"53/udp"`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {

@@ -1,0 +1,27 @@
+//! The fleet's endpoint: what boxes claim with, and what operators see and say.
+//!
+//! | part | in → out | module |
+//! |---|---|---|
+//! | service | a request and the time → a signed answer; no socket | [`service`] |
+//! | claims | a signed claim → where the device stands; first claim binds | [`claim`] |
+//! | grants | material → sealed, numbered, signed, kept a day | [`granting`] |
+//! | store | work → a commit that is on the disk before anybody is answered | [`store`], [`record`] |
+//! | nonces, limits | stateless freshness; buckets by ticket | [`nonce`], [`limit`] |
+//! | audit | what happened, as a table and a file | [`audit`] |
+//!
+//! Each request is at most one transaction. An endpoint that dies has done it or has not; devices repeat themselves, and
+//! every call is idempotent.
+
+pub mod audit;
+pub mod claim;
+pub mod granting;
+pub mod limit;
+pub mod nonce;
+pub mod record;
+pub mod service;
+pub mod store;
+
+pub use granting::GrantSource;
+pub use record::Device;
+pub use service::{Identity, Request, Response, Service, Settings};
+pub use store::Store;

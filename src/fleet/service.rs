@@ -1,0 +1,580 @@
+//! A request → its answer: all of the fleet's side of the protocol, without sockets and without a clock.
+//!
+//! Each request is at most one commit, and its answer is built after it. So there are two instants at which an endpoint can
+//! die: before the commit, when nothing happened, and after it, when the answer is lost and the device repeats itself.
+//! Cheap checks come first: the shape, the nonce, the load; then signatures; then the database.
+
+use crate::enroll::bootstrap::{Bootstrap, Trust};
+use crate::enroll::claim::{
+    Ack, Answer, Claim, ENROLL, Events, GrantRequest, HELLO, Hello, MAX_EVENTS, MAX_WAIT_S, REENROLL,
+    Refusal, State,
+};
+use crate::enroll::code::Code;
+use crate::enroll::envelope::{Context, Direction, Nonce, Sealed, seal};
+use crate::enroll::policy::Policy;
+use crate::enroll::{DeviceId, MAX_BODY};
+use crate::fleet::Store;
+use crate::fleet::claim::{Hearing, Known, refusal};
+use crate::fleet::granting::GrantSource;
+use crate::fleet::limit::{self, Limiter, Rate};
+use crate::fleet::nonce::Nonces;
+use crate::fleet::record::{Device, MOST};
+use crate::model::{Digest, Epoch};
+use crate::sign::{PrivateKey, PublicKey, Signer as _};
+use rusqlite::params;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bundles whose signatures were checked and are kept: a batch's thousand boxes bring the same one.
+const MOST_BUNDLES: usize = 256;
+/// Events of a device that are kept.
+const MOST_KEPT_EVENTS: u64 = 2000;
+
+/// What the operator set, from `settings.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who is let in without a person.
+    pub policy: Policy,
+    /// Whether a box whose claim is not yet acknowledged may come again with another key, when it is the same hardware.
+    pub rebind_unacked: bool,
+    /// Bundles below this serial are refused.
+    pub min_bundle_serial: u64,
+    /// The oldest `forge-device` that is spoken with, as `1.2.0`.
+    pub min_agent: Option<String>,
+    /// Claims a second that are taken, all tickets together.
+    pub claims_per_s: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            policy: Policy::default(),
+            rebind_unacked: false,
+            min_bundle_serial: 0,
+            min_agent: None,
+            // More than two cores take: the true bound there is the server's count of requests under way.
+            claims_per_s: 10_000,
+        }
+    }
+}
+
+/// What makes an endpoint this fleet's.
+pub struct Identity {
+    /// The fleet's name, as in its bundles.
+    pub fleet: String,
+    /// Who signs its bundles.
+    pub trust: Trust,
+    /// Signs answers and grants.
+    pub grant_key: PrivateKey,
+    /// Behind its nonces; outlives restarts.
+    pub nonce_secret: [u8; 32],
+}
+
+/// A request, as HTTP brought it.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// `GET` or `POST`.
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    /// Behind the question mark.
+    pub query: String,
+    /// At most [`MAX_BODY`] bytes.
+    pub body: Vec<u8>,
+}
+
+/// What is to be sent back.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// HTTP's status.
+    pub status: u16,
+    /// HTTP's `Retry-After`, in seconds.
+    pub retry_after_s: Option<u32>,
+    /// HTTP's `Content-Type`.
+    pub content_type: &'static str,
+    /// The signed answer.
+    pub body: Vec<u8>,
+    /// Where nothing has changed for a device that waits: for how many seconds the answer may be held back, unless
+    /// [`Service::changes`] names the device before. The request is then to be handled again.
+    pub hold: Option<(DeviceId, u32)>,
+    /// What went wrong at the endpoint, for its log.
+    pub trouble: Option<String>,
+}
+
+/// Why a request is not granted. The reason goes to the device and to its screen.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub(super) status: u16,
+    pub(super) code: Option<Code>,
+    pub(super) reason: String,
+    pub(super) retry_after_s: Option<u32>,
+}
+
+impl Refused {
+    pub(super) fn new(status: u16, code: Code, reason: impl Into<String>) -> Refused {
+        Refused { status, code: Some(code), reason: reason.into(), retry_after_s: None }
+    }
+    pub(super) fn without_code(status: u16, reason: impl Into<String>) -> Refused {
+        Refused { status, code: None, reason: reason.into(), retry_after_s: None }
+    }
+    fn later(status: u16, reason: &str, seconds: u32) -> Refused {
+        Refused { retry_after_s: Some(seconds), ..Refused::without_code(status, reason) }
+    }
+}
+
+/// Why a request has no body of its own for an answer.
+enum Stop {
+    Refused(Refused),
+    Trouble(anyhow::Error),
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Stop {
+        Stop::Refused(refused)
+    }
+}
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Stop {
+        Stop::Trouble(error)
+    }
+}
+
+struct Reply {
+    status: u16,
+    retry_after_s: Option<u32>,
+    hold: Option<(DeviceId, u32)>,
+    body: serde_json::Value,
+}
+
+impl Reply {
+    fn of(status: u16, body: &impl Serialize) -> Result<Reply, Stop> {
+        let body = serde_json::to_value(body).map_err(anyhow::Error::from)?;
+        Ok(Reply { status, retry_after_s: None, hold: None, body })
+    }
+}
+
+/// The fleet's side of the protocol.
+pub struct Service {
+    identity: Identity,
+    settings: Arc<Settings>,
+    nonces: Nonces,
+    store: Arc<Store>,
+    source: Box<dyn GrantSource>,
+    limiter: Limiter,
+    bundles: Mutex<HashMap<Digest, Arc<Known>>>,
+    grant_key: Arc<PrivateKey>,
+}
+
+/// Whose standing somebody changed, of this process or another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Where to look from the next time.
+    pub last: i64,
+    /// The devices.
+    pub devices: Vec<DeviceId>,
+    /// Whether it may be any: an operator opened a window.
+    pub any: bool,
+}
+
+impl Service {
+    /// The endpoint of `identity`, over `store`; grants have what `source` gives.
+    ///
+    /// # Errors
+    /// Never for keys that hold.
+    pub fn new(
+        identity: Identity,
+        settings: Settings,
+        store: Arc<Store>,
+        source: Box<dyn GrantSource>,
+    ) -> anyhow::Result<Service> {
+        let nonces = Nonces::new(&identity.nonce_secret);
+        let grant_key = Arc::new(PrivateKey::from_seed(&identity.grant_key.to_seed())?);
+        Ok(Service {
+            identity,
+            settings: Arc::new(settings),
+            nonces,
+            store,
+            source,
+            limiter: Limiter::default(),
+            bundles: Mutex::default(),
+            grant_key,
+        })
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// What changed behind the entry `since` of the audit: whoever holds an answer back sends it now.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn changes(&self, since: i64) -> anyhow::Result<Changes> {
+        self.store.read(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT seq, device, action FROM audit WHERE seq > ?1 \
+                 AND action IN ('approve', 'deny', 'revoke', 'replace', 'alarm', 'window') ORDER BY seq",
+            )?;
+            let mut changes = Changes { last: since, ..Changes::default() };
+            let mut rows = query.query([since])?;
+            while let Some(row) = rows.next()? {
+                changes.last = row.get(0)?;
+                match row.get::<_, Option<String>>(1)? {
+                    Some(device) => changes.devices.push(device.parse()?),
+                    None => changes.any |= row.get::<_, String>(2)? == "window",
+                }
+            }
+            Ok(changes)
+        })
+    }
+
+    /// Answers `request` at `now`. Never panics, whatever it is.
+    pub fn handle(&self, request: &Request, now: Epoch) -> Response {
+        let Some(nonce) = argument(&request.query, "nonce").and_then(|text| Nonce::parse(text).ok()) else {
+            // Nobody who speaks the protocol: there is nothing to sign an answer over.
+            return Response {
+                status: 400,
+                retry_after_s: None,
+                content_type: "text/plain; charset=utf-8",
+                body: b"this is a forge fleet endpoint; calls carry ?nonce=\n".to_vec(),
+                hold: None,
+                trouble: None,
+            };
+        };
+        let mut trouble = None;
+        let reply = match self.route(request, &nonce, now) {
+            Ok(reply) => reply,
+            Err(Stop::Refused(refused)) => refusal_reply(refused),
+            Err(Stop::Trouble(error)) => {
+                trouble = Some(format!("{error:#}"));
+                let wait = spread(&nonce, 10, 60);
+                refusal_reply(Refused::later(503, "the fleet cannot answer now", wait))
+            }
+        };
+        let answer = Answer {
+            status: reply.status,
+            now,
+            nonce: self.nonces.make(now),
+            retry_after_s: reply.retry_after_s,
+            body: reply.body,
+        };
+        let context = Context {
+            direction: Direction::Answer,
+            method: &request.method,
+            path: &request.path,
+            nonce: &nonce,
+        };
+        let sealed = serde_json::to_vec(&answer)
+            .map_err(anyhow::Error::from)
+            .and_then(|payload| seal(&[&*self.grant_key], &context, &payload));
+        let (status, body) = match sealed {
+            Ok(body) => (reply.status, body),
+            Err(error) => {
+                trouble = Some(format!("{error:#}"));
+                (503, vec![])
+            }
+        };
+        let content_type = "application/json";
+        Response { status, retry_after_s: reply.retry_after_s, content_type, body, hold: reply.hold, trouble }
+    }
+
+    fn route(&self, request: &Request, nonce: &Nonce, now: Epoch) -> Result<Reply, Stop> {
+        if request.body.len() > MAX_BODY {
+            return Err(Refused::without_code(413, "a body of more than 1 MiB").into());
+        }
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", HELLO) => Reply::of(
+                200,
+                &Hello {
+                    fleet: self.identity.fleet.clone(),
+                    min_bundle_serial: self.settings.min_bundle_serial,
+                },
+            ),
+            ("POST", ENROLL | REENROLL) => self.claim(request, nonce, now),
+            (method, path) => {
+                let below = path.strip_prefix(ENROLL).and_then(|rest| rest.strip_prefix('/'));
+                let (id, call) = below.map(|b| b.split_once('/').unwrap_or((b, ""))).unwrap_or_default();
+                let Ok(id) = id.parse::<DeviceId>() else {
+                    return Err(Refused::without_code(404, "no such call").into());
+                };
+                match (method, call) {
+                    ("GET", "") => self.standing(&id, request, now),
+                    ("POST", "grant") => self.grant(&id, request, now),
+                    ("POST", "ack") => self.ack(&id, request, now),
+                    ("POST", "events") => self.events(&id, request, now),
+                    _ => Err(Refused::without_code(404, "no such call").into()),
+                }
+            }
+        }
+    }
+
+    /// The payload of a request that is fresh, with the keys that signed it.
+    fn open<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        now: Epoch,
+    ) -> Result<(T, crate::enroll::envelope::Signers), Stop> {
+        let malformed = |why: String| Refused::without_code(422, why);
+        let sealed = Sealed::parse(&request.body).map_err(|e| malformed(e.to_string()))?;
+        if !self.nonces.is_fresh(sealed.nonce(), now) {
+            return Err(Refused::without_code(401, "the nonce is old: sign again with this answer's").into());
+        }
+        let context = Context {
+            direction: Direction::Request,
+            method: &request.method,
+            path: &request.path,
+            nonce: sealed.nonce(),
+        };
+        let (payload, signers) = sealed.open(&context).map_err(|e| malformed(e.to_string()))?;
+        let value = serde_json::from_slice(&payload).map_err(|e| malformed(e.to_string()))?;
+        Ok((value, signers))
+    }
+
+    fn claim(&self, request: &Request, nonce: &Nonce, now: Epoch) -> Result<Reply, Stop> {
+        let per_s = f64::from(self.settings.claims_per_s.max(1));
+        let all = Rate { per_s, burst: 2.0 * per_s };
+        if self.limiter.take("claims", all, now).is_err() {
+            return Err(Refused::later(503, "too many claims at once", spread(nonce, 5, 60)).into());
+        }
+        let (claim, signers) = self.open::<Claim>(request, now)?;
+        let foreign = |e: crate::sign::Refused| Refused::without_code(422, format!("the claim: {e}"));
+        signers.include(&claim.device_pub).map_err(foreign)?;
+        sensible(&claim)?;
+        if let Some(least) = &self.settings.min_agent
+            && version(&claim.agent) < version(least)
+        {
+            return Err(
+                Refused::new(426, Code::AgentTooOld, format!("forge-device {least} is needed")).into()
+            );
+        }
+        let known = self.bundle(&claim)?;
+        if let Some(ticket) = &known.bootstrap.ticket {
+            signers.include(&ticket.r#pub).map_err(foreign)?;
+        }
+        let rate = Rate::of_ticket(known.slots());
+        self.limiter.take(&known.ticket_key(), rate, now).map_err(|wait| {
+            Refused::later(429, "too many claims with this ticket", wait + spread(nonce, 0, 10))
+        })?;
+        let settings = self.settings.clone();
+        let judged = self.store.write(move |connection| {
+            Hearing { connection, settings: &settings, now }.claim(&claim, &known)
+        })??;
+        let mut reply = Reply::of(judged.status, &judged.device.standing())?;
+        reply.retry_after_s = (judged.status == 202).then_some(2); // then waiting is done with GET
+        Ok(reply)
+    }
+
+    /// The bundle of a claim, when the fleet's roots signed it.
+    fn bundle(&self, claim: &Claim) -> Result<Arc<Known>, Stop> {
+        let bytes = serde_json::to_vec(&claim.bootstrap).map_err(anyhow::Error::from)?;
+        let digest = Digest::of(&bytes);
+        if let Some(known) = self.bundles.lock().unwrap_or_else(PoisonError::into_inner).get(&digest) {
+            return Ok(known.clone());
+        }
+        let opened = Bootstrap::open(&bytes, &self.identity.trust)
+            .map_err(|e| Refused::new(422, Code::BundleForeign, e.to_string()))?;
+        let signer = opened.key_id();
+        let bootstrap = opened.into_inner();
+        if bootstrap.fleet != self.identity.fleet {
+            let why = format!(
+                "the bundle is for the fleet {}, and this is {}",
+                bootstrap.fleet, self.identity.fleet
+            );
+            return Err(Refused::new(422, Code::BundleOtherImage, why).into());
+        }
+        if bootstrap.serial > MOST {
+            return Err(Refused::new(422, Code::BundleUnreadable, "a serial beyond all counting").into());
+        }
+        let known = Arc::new(Known { bootstrap, signer });
+        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        if bundles.len() >= MOST_BUNDLES {
+            bundles.clear();
+        }
+        bundles.insert(digest, known.clone());
+        Ok(known)
+    }
+
+    fn standing(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
+        let load = |connection: &rusqlite::Connection| {
+            let device = Device::load(connection, id)?;
+            let open: bool = connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM opened WHERE until >= ?1 AND room > 0)")?
+                .query_row([now.0], |row| row.get(0))?;
+            Ok((device, open))
+        };
+        let (device, open) = self.store.read(load)?;
+        let Some(mut device) = device else {
+            return Err(Refused::without_code(404, "no such device: claim first").into());
+        };
+        if open && device.state == State::Pending {
+            let settings = self.settings.clone();
+            device = self.store.write(move |connection| {
+                // Read again: an operator may have said no in between.
+                let mut device = Device::load(connection, &device.id)?.unwrap_or(device);
+                Hearing { connection, settings: &settings, now }.through_window(&mut device)?;
+                Ok(device)
+            })?;
+        }
+        match device.state {
+            State::Denied | State::Revoked => {
+                return Err(refusal(&device)
+                    .map_or_else(|| Refused::without_code(403, "not let in").into(), Stop::Refused));
+            }
+            _ => {}
+        }
+        let mut reply = Reply::of(200, &device.standing())?;
+        if device.state == State::Pending {
+            let wait: u32 = argument(&request.query, "wait").and_then(|w| w.parse().ok()).unwrap_or(0);
+            reply.retry_after_s = Some(if wait > 0 { 1 } else { 30 });
+            reply.hold = (wait > 0).then(|| (device.id.clone(), wait.min(MAX_WAIT_S)));
+        }
+        Ok(reply)
+    }
+
+    /// A request that the device itself signed, and that its bucket has room for.
+    fn of_device<T: DeserializeOwned>(
+        &self,
+        id: &DeviceId,
+        request: &Request,
+        now: Epoch,
+    ) -> Result<T, Stop> {
+        let (value, signers) = self.open::<T>(request, now)?;
+        let device = self.store.read(|c| Device::load(c, id))?;
+        let Some(device) = device else {
+            return Err(Refused::without_code(404, "no such device: claim first").into());
+        };
+        signers
+            .include(&device.key)
+            .map_err(|e| Refused::without_code(422, format!("not signed by the device: {e}")))?;
+        if let Some(refused) = refusal(&device) {
+            return Err(refused.into());
+        }
+        self.limiter
+            .take(id.as_str(), limit::DEVICE, now)
+            .map_err(|wait| Refused::later(429, "too many requests of this device", wait))?;
+        Ok(value)
+    }
+
+    fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
+        let wanted: GrantRequest = self.of_device(id, request, now)?;
+        numbers(&[wanted.have_generation])?;
+        // Outside of the transaction, for a source may ask a cluster; who is let in is looked at again inside.
+        let device = self.store.read(|c| Device::load(c, id))?;
+        let material = match device {
+            Some(device) if matches!(device.state, State::Approved | State::Joined) => {
+                self.source.material(&device, &wanted.csrs)?
+            }
+            _ => Default::default(),
+        };
+        let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
+        let envelope = self.store.write(move |connection| {
+            Hearing { connection, settings: &settings, now }.grant(&id, &wanted, &material, &signer)
+        })??;
+        Reply::of(200, &envelope)
+    }
+
+    fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
+        let ack: Ack = self.of_device(id, request, now)?;
+        numbers(&[ack.generation])?;
+        let (settings, id) = (self.settings.clone(), id.clone());
+        let device = self
+            .store
+            .write(move |connection| Hearing { connection, settings: &settings, now }.ack(&id, &ack))??;
+        Reply::of(200, &device.standing())
+    }
+
+    fn events(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
+        let Events { events } = self.of_device(id, request, now)?;
+        if events.len() > MAX_EVENTS {
+            return Err(Refused::without_code(422, format!("{} events at once", events.len())).into());
+        }
+        numbers(&events.iter().map(|e| e.seq).collect::<Vec<_>>())?;
+        let id = id.clone();
+        let device = self.store.write(move |connection| {
+            for event in &events {
+                connection
+                    .prepare_cached(
+                        "INSERT INTO event VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+                    )?
+                    .execute(params![
+                        id.as_str(),
+                        event.seq as i64,
+                        event.at.0,
+                        now.0,
+                        line(&event.kind, 64),
+                        event.code.map(Code::id),
+                        line(&event.detail, 400)
+                    ])?;
+            }
+            if let Some(last) = events.iter().map(|e| e.seq).max() {
+                connection
+                    .prepare_cached("DELETE FROM event WHERE device = ?1 AND seq < ?2")?
+                    .execute(params![id.as_str(), last.saturating_sub(MOST_KEPT_EVENTS) as i64])?;
+            }
+            let device = Device::load(connection, &id)?;
+            if let Some(mut device) = device.clone() {
+                device.last_seen = now;
+                device.save(connection)?;
+            }
+            Ok(device)
+        })?;
+        match device {
+            Some(device) => Reply::of(200, &device.standing()),
+            None => Err(Refused::without_code(404, "no such device: claim first").into()),
+        }
+    }
+
+    /// The keys that sign this endpoint's answers.
+    pub fn grant_keys(&self) -> Vec<PublicKey> {
+        vec![self.identity.grant_key.public_key().clone()]
+    }
+}
+
+fn refusal_reply(refused: Refused) -> Reply {
+    let body = Refusal { code: refused.code, reason: line(&refused.reason, 400) };
+    // Two plain fields: this cannot be refused by serde.
+    let body = serde_json::to_value(body).unwrap_or_default();
+    Reply { status: refused.status, retry_after_s: refused.retry_after_s, hold: None, body }
+}
+
+/// A number of seconds between `least` and `least + width` that differs from device to device.
+fn spread(nonce: &Nonce, least: u32, width: u32) -> u32 {
+    let raw = *Digest::of(nonce.as_str()).as_raw();
+    least + u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]) % (width + 1)
+}
+
+/// Text of a device as one line without control characters, of at most `most` characters.
+fn line(text: &str, most: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+}
+
+fn numbers(numbers: &[u64]) -> Result<(), Refused> {
+    match numbers.iter().find(|n| **n > MOST) {
+        Some(n) => Err(Refused::without_code(422, format!("the number {n} is beyond all counting"))),
+        None => Ok(()),
+    }
+}
+
+/// What types cannot say of a claim.
+fn sensible(claim: &Claim) -> Result<(), Refused> {
+    numbers(&[claim.boot_count, claim.generation])?;
+    if claim.agent.len() > 64 || claim.facts.macs.len() > 256 {
+        return Err(Refused::without_code(422, "a claim with more in it than a box has"));
+    }
+    Ok(())
+}
+
+/// `1.2.0` as numbers; what is no number counts as none.
+fn version(text: &str) -> Vec<u64> {
+    let plain = text.split(['-', '+', ' ']).next().unwrap_or_default();
+    plain.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+/// The value of `name` in a query. Nonces and numbers need no unescaping.
+fn argument<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
