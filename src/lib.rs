@@ -49,7 +49,7 @@ pub mod device;
 pub mod disk;
 pub mod enroll;
 pub mod error;
-#[cfg(feature = "fleet")]
+#[cfg(feature = "cli")]
 pub mod fleet;
 pub mod host;
 #[cfg(feature = "cli")]
@@ -80,5 +80,6 @@ pub mod source;
 pub mod template;
 #[cfg(feature = "cli")]
 pub mod toolbox;
+pub mod tpm;
 #[cfg(feature = "cli")]
 pub mod tree;

@@ -7,6 +7,7 @@ mod compose;
 mod device;
 mod doctor;
 mod enroll;
+mod fleet;
 mod init;
 mod inspect;
 mod key;
@@ -109,6 +110,7 @@ fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
         Verb::Push { path, reference } => registry::push(session, &path, &reference),
         Verb::Pull { reference, path } => registry::pull(session, &reference, &path),
         Verb::Enroll { verb } => enroll::run(session, verb),
+        Verb::Fleet { verb } => fleet::run(session, verb),
         Verb::Explain { code } => enroll::explain(session, code.as_deref()),
         Verb::Run { path, options } => run::run(session, &path, &options),
         Verb::Init { dir, template } => init::run(session, &dir, &template),

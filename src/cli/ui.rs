@@ -113,6 +113,16 @@ impl Ui {
         }
     }
 
+    /// A way to say a note from other threads, for as long as they like.
+    pub fn voice(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let (bars, color, quiet) = (self.bars.clone(), self.color, self.quiet);
+        move |text| {
+            if !quiet {
+                bars.suspend(|| drop(writeln!(std::io::stderr().lock(), "{}", shown(text, color))));
+            }
+        }
+    }
+
     fn stderr(&self, text: &str) {
         self.bars.suspend(|| {
             let _ = writeln!(std::io::stderr().lock(), "{}", shown(text, self.color));

@@ -226,8 +226,8 @@ pub trait Clock {
     fn raise(&mut self, at: Epoch) -> anyhow::Result<()>;
     /// Time since some instant of this boot: never set, never going back.
     fn monotonic(&mut self) -> Duration;
-    /// Waits for `at_most`, or until the box's cables, addresses or sticks change. Tells the service manager meanwhile that
-    /// the program lives.
+    /// Waits for `at_most`, or until the box's cables, addresses or sticks change; a plug that is loose is reported once a
+    /// second at most. Tells the service manager meanwhile that the program lives.
     fn wait(&mut self, at_most: Duration) -> Woken;
 }
 

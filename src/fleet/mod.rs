@@ -7,6 +7,9 @@
 //! | grants | material → sealed, numbered, signed, kept a day | [`granting`] |
 //! | store | work → a commit that is on the disk before anybody is answered | [`store`], [`record`] |
 //! | nonces, limits | stateless freshness; buckets by ticket | [`nonce`], [`limit`] |
+//! | operators | an order, or a question → the database | [`operator`] |
+//! | the directory | keys, certificate, settings, grants' files | [`home`] |
+//! | sockets | TLS and HTTP around the service; the page; counts | [`server`], [`http`], [`page`], [`metrics`] |
 //! | audit | what happened, as a table and a file | [`audit`] |
 //!
 //! Each request is at most one transaction. An endpoint that dies has done it or has not; devices repeat themselves, and
@@ -15,13 +18,20 @@
 pub mod audit;
 pub mod claim;
 pub mod granting;
+pub mod home;
+pub mod http;
 pub mod limit;
+pub mod metrics;
 pub mod nonce;
+pub mod operator;
+pub mod page;
 pub mod record;
+pub mod server;
 pub mod service;
 pub mod store;
 
 pub use granting::GrantSource;
+pub use home::Home;
 pub use record::Device;
 pub use service::{Identity, Request, Response, Service, Settings};
 pub use store::Store;

@@ -86,7 +86,7 @@ pub fn demand(
             PackageSet { name, arch, base: base.clone(), variant, request }
         };
         let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
-        os.extend(boot::implied_packages(arch).into_iter().map(String::from));
+        os.extend(boot::implied_packages(arch, &os).into_iter().map(String::from).collect::<Vec<_>>());
         match wanted.kubernetes.distribution {
             Distribution::None => {}
             Distribution::Podman => {

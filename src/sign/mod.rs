@@ -3,7 +3,8 @@
 //! Ed25519 (RFC 8032) alone: it is deterministic, so that the same bytes under the same key are the same signed release.
 //! Verification gives a [`Verified`] value or an error, never a bool, and nothing else can make a `Verified`. Imports no
 //! format: what the bytes are is the business of who asks. The envelopes around signatures are [`dsse`], `bundle` and
-//! `simple_signing`; the keys are [`key`], `key_file` and `key_ref`. `certificate` only reads dates. A device has [`dsse`] and [`key`] alone.
+//! `simple_signing`; the keys are [`key`], `key_file` and `key_ref`. `certificate` reads dates alone. A device has
+//! [`dsse`] and [`key`].
 
 #[cfg(feature = "cli")]
 pub mod bundle;

@@ -14,6 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("sign", &["host"]),
     // It ships on devices: no image format, no planning, no effect.
     ("enroll", &["sign"]),
+    ("tpm", &[]),
     // Likewise, with the box below it; of disks it knows only how to read a stick.
     ("device", &["disk", "enroll", "host", "sign"]),
     ("fleet", &["enroll", "host", "sign"]),
@@ -30,7 +31,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
-    ("carrier", &["disk", "enroll", "host", "tree"]),
+    ("carrier", &["disk", "enroll", "fleet", "host", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
@@ -49,8 +50,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "host", "inspect", "layer",
-            "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
+            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "fleet", "host", "inspect",
+            "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
             "template", "toolbox", "tree",
         ],
     ),

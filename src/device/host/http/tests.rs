@@ -191,7 +191,8 @@ fn what_answers_in_the_fleets_place_is_told() {
 #[test]
 fn a_cut_an_oversized_and_a_slow_answer_end_in_their_own_errors() {
     let pki = pki("127.0.0.1");
-    let ask = |answer: Box<dyn FnOnce(&mut dyn Write) + Send>| {
+    type Answers = Box<dyn FnOnce(&mut dyn Write) + Send>;
+    let ask = |answer: Answers| {
         let (address, server) = serve(&pki, answer);
         let started = Instant::now();
         let refused = call(address, "127.0.0.1", &pinned(&[pki.spki]), None).unwrap_err();
