@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    forge::device::program::run(std::env::args_os().skip(1))
+    forge::device::program::main(std::env::args_os().skip(1))
 }

@@ -1,7 +1,13 @@
-//! The program `forge-device`: arguments in, the machine run over the real box.
+//! The program `forge-device`: arguments in, the machine run over the real box, for ever.
 
+use super::agent::Device;
+use super::host::machine::Machine;
+use super::run;
+use crate::error::Kind;
+use crate::host::fs::FileLock;
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What `--help` says.
@@ -11,18 +17,28 @@ forge-device: joins this box to its fleet. Started by systemd; a person never ha
 Usage: forge-device [--version | --help]
 ";
 
+/// Held while the program runs: two would write over each other.
+const LOCK: &str = "/run/forge/device.lock";
+
 /// Runs the program with its arguments, the name not among them.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
-    let words: Vec<&str> = arguments.iter().filter_map(|a| a.to_str()).collect();
-    let text = match words[..] {
-        ["--version"] => format!("forge-device {}\n", env!("CARGO_PKG_VERSION")),
-        ["--help"] => HELP.to_string(),
-        _ => {
-            let _ = std::io::stderr().write_all(HELP.as_bytes()); // nobody to tell
-            return ExitCode::from(crate::error::Kind::Input.exit_code());
-        }
+    let words: Option<Vec<&str>> = arguments.iter().map(|a| a.to_str()).collect();
+    let text = match words.as_deref() {
+        Some([]) => match FileLock::try_acquire(Path::new(LOCK)) {
+            Ok(Some(_lock)) => run(&mut Device::new(Machine::this())),
+            Ok(None) => return refuse("forge-device runs already\n", Kind::Unexpected),
+            Err(e) => return refuse(&format!("{LOCK}: {e}\n"), Kind::Unexpected),
+        },
+        Some(["--version"]) => format!("forge-device {}\n", env!("CARGO_PKG_VERSION")),
+        Some(["--help"]) => HELP.to_string(),
+        _ => return refuse(HELP, Kind::Input),
     };
-    let _ = std::io::stdout().write_all(text.as_bytes()); // a closed pipe is no failure
+    let _ = io::stdout().write_all(text.as_bytes()); // a closed pipe is no failure
     ExitCode::SUCCESS
+}
+
+fn refuse(text: &str, kind: Kind) -> ExitCode {
+    let _ = io::stderr().write_all(text.as_bytes()); // nobody else to tell
+    ExitCode::from(kind.exit_code())
 }

@@ -45,7 +45,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "inspect",
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
-    ("run", &["disk", "host"]),
+    ("run", &["disk", "enroll", "host", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",

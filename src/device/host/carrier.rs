@@ -1,11 +1,16 @@
 //! Where bundles come from: the image's own FORGE-ENROLL partition, a stick, the firmware's credentials.
 //!
-//! Carriers are hostile. Nothing is mounted: volumes are read by [`crate::disk::fat::foreign`], and only the files that a
-//! bundle has are asked for, each up to its size. Whether what they say is believed is decided elsewhere, by signature.
+//! Carriers are hostile. To read them nothing is mounted: [`crate::disk::fat::foreign`] reads their volumes, and only the
+//! files that the caller names are asked for, each up to its size. Whether what they say is believed is decided elsewhere,
+//! by signature; so any stick with the folder will do, whatever its label is.
 
+use crate::device::effects::{Carrier, CarrierKind};
 use crate::disk::fat::foreign::{self, Foreign, Unreadable};
-use crate::enroll::bundle::{self, FILES};
+use crate::enroll::bundle;
 use crate::host::fs;
+use crate::model::Digest;
+use anyhow::Context as _;
+use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -26,117 +31,135 @@ const CREDENTIAL_NAMES: [(&str, &str); 3] = [
     ("forge.revocation", bundle::REVOCATION),
 ];
 
-/// What carries a bundle, in the order of preference.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Carrier {
-    /// The partition FORGE-ENROLL on a disk that stays in the box.
-    Partition(PathBuf),
-    /// A volume of a USB stick or a card.
-    Stick(PathBuf),
-    /// The firmware, or the hypervisor.
-    Firmware,
-}
+/// The most bytes of a ticket that are looked at.
+const MAX_TICKET: usize = 4096;
+/// A stick that takes requests along says so by one of these labels: of its partition, or of its volume, which has eleven
+/// letters at most.
+const WRITABLE: [&str; 2] = ["FORGE-ENROLL-RW", "FORGE-RW"];
+/// Where such a stick is mounted while a request is written, below /run.
+const MOUNT: &str = "run/forge/stick";
 
-impl std::fmt::Display for Carrier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Carrier::Partition(device) => write!(f, "the partition {}", device.display()),
-            Carrier::Stick(device) => write!(f, "the stick {}", device.display()),
-            Carrier::Firmware => write!(f, "the firmware"),
+/// All carriers of the machine whose root is `root` (`/`), the preferred first, with those of `names` that each has. What
+/// cannot be read has none.
+pub fn bundles(root: &Path, names: &[(String, usize)]) -> Vec<Carrier> {
+    let mut carriers = vec![];
+    for volume in volumes(root) {
+        // A stick with another file system is nobody's mistake; one that is torn is looked at again later.
+        let files = read_volume(&volume.device, names).unwrap_or_default();
+        if volume.kind == CarrierKind::Partition || !files.is_empty() {
+            carriers.push(Carrier { kind: volume.kind, place: volume.device.display().to_string(), files });
         }
     }
-}
-
-/// A bundle's files as a carrier has them: unverified.
-#[derive(Debug)]
-pub struct Found {
-    /// Where they were.
-    pub carrier: Carrier,
-    /// The content of [`FILES`], as far as they are there, by name.
-    pub files: BTreeMap<String, Zeroizing<Vec<u8>>>,
-}
-
-/// What a look at every carrier gave.
-#[derive(Debug, Default)]
-pub struct Search {
-    /// Bundles, the preferred first.
-    pub found: Vec<Found>,
-    /// Volumes that should have had one and could not be read, for the screen.
-    pub faults: Vec<(Carrier, Unreadable)>,
-}
-
-/// Looks at every carrier of the machine whose root is `root` (`/`).
-pub fn search(root: &Path) -> Search {
-    let mut search = Search::default();
-    for carrier in volumes(root) {
-        let (Carrier::Partition(device) | Carrier::Stick(device)) = &carrier else { continue };
-        match read_volume(device, bundle::DIRECTORY) {
-            Ok(files) if files.is_empty() => {}
-            Ok(files) => search.found.push(Found { carrier, files }),
-            // A stick with another file system is nobody's mistake, a partition of the image's own is.
-            Err(Unreadable::NotFat(_)) if matches!(carrier, Carrier::Stick(_)) => {}
-            Err(fault) => search.faults.push((carrier, fault)),
-        }
-    }
-    let files = credentials(&root.join(CREDENTIALS));
+    let files = credentials(&root.join(CREDENTIALS), names);
     if !files.is_empty() {
-        search.found.push(Found { carrier: Carrier::Firmware, files });
+        carriers.push(Carrier { kind: CarrierKind::Firmware, place: "firmware".into(), files });
     }
-    search
+    carriers
 }
 
-/// One more file of the bundle that `carrier` has: an offline grant.
+/// Erases the ticket on the box's own partition, and on sticks where its bytes have the digest `sha256`. Flash may keep
+/// copies, which is why safety rests on the fleet's binding of the ticket and not on this.
 ///
 /// # Errors
-/// [`Unreadable`].
-pub fn read(carrier: &Carrier, name: &str, limit: usize) -> Result<Option<Zeroizing<Vec<u8>>>, Unreadable> {
-    let (Carrier::Partition(device) | Carrier::Stick(device)) = carrier else { return Ok(None) };
-    let file = open(device, false)?;
-    Foreign::open(&file)?.read(&format!("{}/{name}", bundle::DIRECTORY), limit)
-}
-
-/// Erases the ticket on the carrier; whether there was one. Flash may keep copies, which is why safety rests on the
-/// fleet's binding of the ticket and not on this.
-///
-/// # Errors
-/// [`Unreadable`]; a credential of the firmware is not this program's to erase, and is left.
-pub fn erase_ticket(carrier: &Carrier) -> Result<bool, Unreadable> {
-    let (Carrier::Partition(device) | Carrier::Stick(device)) = carrier else { return Ok(false) };
+/// When the box's own partition does not take the write.
+pub fn scrub(root: &Path, sha256: Digest) -> anyhow::Result<()> {
     let path = format!("{}/{}", bundle::DIRECTORY, bundle::TICKET);
-    foreign::erase(&open(device, true)?, &path, bundle_limit(bundle::TICKET))
+    for volume in volumes(root) {
+        let own = volume.kind == CarrierKind::Partition;
+        let erase = || -> Result<(), Unreadable> {
+            let file = open(&volume.device, own)?;
+            let there = Foreign::open(&file)?.read(&path, MAX_TICKET);
+            let same = there.as_ref().is_ok_and(|t| t.as_ref().is_some_and(|t| Digest::of(&**t) == sha256));
+            if own || same {
+                foreign::erase(&open(&volume.device, true)?, &path, MAX_TICKET)?;
+            }
+            Ok(())
+        };
+        match erase() {
+            // Emptied by somebody, or never formatted: there is no ticket either.
+            Ok(()) | Err(Unreadable::NotFat(_)) => {}
+            Err(fault) if own => {
+                return Err(fault)
+                    .with_context(|| format!("erasing the ticket on {}", volume.device.display()));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
-fn bundle_limit(name: &str) -> usize {
-    FILES.iter().find(|(file, _)| *file == name).map_or(0, |(_, limit)| *limit)
+/// Writes `name` with `bytes` to every stick that takes requests along; on how many it lies now. Only here does the kernel
+/// mount a stick: one that somebody labelled for it, whose volume this program could read, and for a moment.
+pub fn leave(root: &Path, name: &str, bytes: &[u8]) -> usize {
+    let sticks = volumes(root).into_iter().filter(|v| v.kind == CarrierKind::Stick);
+    sticks.filter(|stick| leave_on(root, stick, name, bytes).unwrap_or(false)).count()
 }
 
-fn read_volume(device: &Path, dir: &str) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, Unreadable> {
+fn leave_on(root: &Path, stick: &Volume, name: &str, bytes: &[u8]) -> anyhow::Result<bool> {
+    let file = open(&stick.device, false)?;
+    let volume = Foreign::open(&file)?;
+    let label = volume.label()?.unwrap_or_default();
+    if !WRITABLE.contains(&&*label) && !WRITABLE.contains(&&*stick.partition) {
+        return Ok(false);
+    }
+    if volume.read(name, bytes.len())?.is_some_and(|there| **there == *bytes) {
+        return Ok(true);
+    }
+    drop(file);
+    let place = root.join(MOUNT);
+    fs::make_private_dir(&place)?;
+    let flags = MountFlags::NOSUID
+        | MountFlags::NODEV
+        | MountFlags::NOEXEC
+        | MountFlags::NOSYMFOLLOW
+        | MountFlags::SYNCHRONOUS;
+    rustix::mount::mount(&stick.device, &place, "vfat", flags, c"umask=0077,utf8")?;
+    let written = fs::write_atomic(&place.join(name), bytes, 0o600);
+    rustix::mount::unmount(&place, UnmountFlags::NOFOLLOW)?;
+    written?;
+    Ok(true)
+}
+
+fn read_volume(
+    device: &Path,
+    names: &[(String, usize)],
+) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, Unreadable> {
     let file = open(device, false)?;
     let volume = Foreign::open(&file)?;
     let mut files = BTreeMap::new();
-    for (name, limit) in FILES {
-        if let Some(content) = volume.read(&format!("{dir}/{name}"), *limit)? {
-            files.insert(name.to_string(), content);
+    for (name, most) in names {
+        match volume.read(&format!("{}/{name}", bundle::DIRECTORY), *most) {
+            Ok(Some(content)) => drop(files.insert(name.clone(), content)),
+            Ok(None) | Err(Unreadable::TooLarge { .. }) => {}
+            Err(other) => return Err(other),
         }
     }
     Ok(files)
 }
 
-fn credentials(dir: &Path) -> BTreeMap<String, Zeroizing<Vec<u8>>> {
+fn credentials(dir: &Path, names: &[(String, usize)]) -> BTreeMap<String, Zeroizing<Vec<u8>>> {
     let mut files = BTreeMap::new();
-    for (credential, name) in CREDENTIAL_NAMES {
-        let limit = bundle_limit(name) as u64;
+    for (name, most) in names {
+        let Some((credential, _)) = CREDENTIAL_NAMES.iter().find(|(_, of)| of == name) else { continue };
         let mut content = Zeroizing::new(vec![]);
         let Ok(file) = fs::open_regular(&dir.join(credential)) else { continue };
-        if file.take(limit + 1).read_to_end(&mut content).is_ok() && content.len() as u64 <= limit {
-            files.insert(name.to_string(), content);
+        if file.take(*most as u64 + 1).read_to_end(&mut content).is_ok() && content.len() <= *most {
+            files.insert(name.clone(), content);
         }
     }
     files
 }
 
+/// A block device that may carry a bundle.
+struct Volume {
+    kind: CarrierKind,
+    device: PathBuf,
+    /// The label of the partition in its table.
+    partition: String,
+}
+
 /// Volumes that may carry a bundle, the preferred first: by what the kernel says of every block device.
-fn volumes(root: &Path) -> Vec<Carrier> {
+fn volumes(root: &Path) -> Vec<Volume> {
     let mut volumes = vec![];
     for entry in std::fs::read_dir(root.join("sys/class/block")).into_iter().flatten().flatten() {
         let place = entry.path();
@@ -151,16 +174,27 @@ fn volumes(root: &Path) -> Vec<Carrier> {
         if device.is_empty() || device.contains("..") || made {
             continue;
         }
-        let node = root.join("dev").join(&device);
-        if is_removable(&place) {
-            volumes.push(Carrier::Stick(node));
-        } else if value("PARTNAME") == bundle::LABEL {
-            volumes.push(Carrier::Partition(node));
-        }
+        let partition = value("PARTNAME");
+        let kind = match is_removable(&place) {
+            true => CarrierKind::Stick,
+            false if partition == bundle::LABEL => CarrierKind::Partition,
+            // A hypervisor's disk does not come out, and says by its label what it is.
+            false if partition.is_empty() && is_labelled(&root.join("dev").join(&device)) => {
+                CarrierKind::Stick
+            }
+            false => continue,
+        };
+        volumes.push(Volume { kind, device: root.join("dev").join(&device), partition });
     }
-    volumes.sort();
+    volumes.sort_by(|a, b| (a.kind, &a.device).cmp(&(b.kind, &b.device)));
     volumes.truncate(MAX_VOLUMES);
     volumes
+}
+
+/// Whether a volume has the label of a bundle's image, or of a NoCloud seed.
+fn is_labelled(device: &Path) -> bool {
+    let label = || Foreign::open(&open(device, false)?)?.label();
+    label().is_ok_and(|l: Option<String>| l.is_some_and(|l| matches!(&*l, "FORGEENROLL" | "CIDATA")))
 }
 
 fn uevent(place: &Path) -> String {
@@ -192,6 +226,10 @@ mod tests {
     use crate::disk::fat::{FatSpec, write};
     use crate::model::Epoch;
     use crate::tree::{Node, Tree, TreePath};
+
+    fn names() -> Vec<(String, usize)> {
+        bundle::FILES.iter().map(|(name, most)| (name.to_string(), *most)).collect()
+    }
 
     struct Machine(tempfile::TempDir);
 
@@ -249,30 +287,38 @@ mod tests {
         let credentials = machine.root().join(CREDENTIALS);
         fs::write_atomic(&credentials.join("forge.bootstrap"), b"firmware", 0o400).unwrap();
         fs::write_atomic(&credentials.join("forge.ticket"), &[b'x'; 257], 0o400).unwrap();
-        let search = search(machine.root());
-        assert!(search.faults.is_empty(), "{:?}", search.faults);
-        let first: Vec<_> = search.found.iter().map(|f| &**f.files[bundle::BOOTSTRAP]).collect();
+        let found = bundles(machine.root(), &names());
+        let first: Vec<_> = found.iter().map(|f| &**f.files[bundle::BOOTSTRAP]).collect();
         assert_eq!(first, [&b"own"[..], b"stick", b"firmware"]);
-        assert_eq!(search.found[1].files.len(), 1, "only what a bundle has is read");
-        assert_eq!(search.found[2].files.len(), 1, "what is too long is not read");
-        let own = &search.found[0].carrier;
-        assert!(erase_ticket(own).unwrap());
-        assert!(!erase_ticket(own).unwrap());
-        let after = super::search(machine.root());
-        assert!(!after.found[0].files.contains_key(bundle::TICKET));
-        assert!(!erase_ticket(&Carrier::Firmware).unwrap());
+        assert_eq!(found[1].files.len(), 1, "only what is named is read");
+        assert_eq!(found[2].files.len(), 1, "what is too long is not read");
+        scrub(machine.root(), Digest::of("another")).unwrap();
+        let after = bundles(machine.root(), &names());
+        assert!(!after[0].files.contains_key(bundle::TICKET));
+        scrub(machine.root(), Digest::of("another")).unwrap();
     }
 
     #[test]
-    fn a_carrier_that_is_too_large_or_torn_is_a_fault_and_no_more() {
+    fn a_ticket_on_a_stick_is_erased_where_it_is_the_one() {
+        let machine = Machine::new();
+        let stick = fat(&[("forge-enroll/ticket.key", "mine")]);
+        machine.device("sda1", "pci0/usb1/1-1/block/sda/sda1", None, &stick);
+        scrub(machine.root(), Digest::of("another")).unwrap();
+        assert_eq!(bundles(machine.root(), &names()).len(), 1);
+        scrub(machine.root(), Digest::of("mine")).unwrap();
+        assert!(bundles(machine.root(), &names()).is_empty());
+        assert_eq!(leave(machine.root(), "requests/x.req", b"x"), 0, "nobody labelled it for that");
+    }
+
+    #[test]
+    fn a_carrier_that_is_too_large_or_torn_has_nothing() {
         let machine = Machine::new();
         let large = "x".repeat(300);
         let bytes = fat(&[("forge-enroll/ticket.key", &large)]);
         machine.device("vda5", "pci0/virtio0/block/vda/vda5", Some("FORGE-ENROLL"), &bytes);
         machine.device("sda1", "pci0/usb1/1-1/block/sda/sda1", None, &bytes[..100 << 10]);
-        let search = search(machine.root());
-        assert!(search.found.is_empty());
-        assert_eq!(search.faults.len(), 2, "{:?}", search.faults);
-        assert!(search.faults[0].1.to_string().contains("300 bytes, more than 256"));
+        let found = bundles(machine.root(), &names());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].files.is_empty());
     }
 }

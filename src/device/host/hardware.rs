@@ -1,6 +1,6 @@
 //! What the box says of itself: SMBIOS (dmi/id) or device tree, permanent hardware addresses, whether there is a TPM.
 
-use super::link::Link;
+use crate::device::effects::Link;
 use crate::enroll::evidence::Facts;
 use crate::host::fs;
 use std::io::Read as _;
@@ -20,7 +20,7 @@ pub fn facts(root: &Path, links: &[Link]) -> Facts {
         board_serial: dmi("board_serial"),
         smbios_uuid: dmi("product_uuid").map(|uuid| uuid.to_ascii_lowercase()),
         model: if model.is_empty() { tree("model").unwrap_or_default() } else { model },
-        macs: links.iter().filter(|l| l.hardware).filter_map(|l| l.permanent_mac.clone()).collect(),
+        macs: links.iter().filter_map(|l| l.mac.clone()).collect(),
         ek_sha256: None,
     }
 }
@@ -43,16 +43,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn smbios_comes_before_the_device_tree_and_software_ports_are_no_evidence() {
+    fn smbios_comes_before_the_device_tree() {
         let dir = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
             fs::write_atomic(&dir.path().join(path), text.as_bytes(), 0o444).unwrap();
         };
         put("proc/device-tree/serial-number", "100000001\0");
         put("proc/device-tree/model", "A Board 4\0");
-        let link =
-            |mac: &str, hardware| Link { permanent_mac: Some(mac.into()), hardware, ..Link::default() };
-        let links = [link("52:54:00:00:00:01", true), link("02:42:00:00:00:01", false)];
+        let links = [Link { mac: Some("52:54:00:00:00:01".into()), ..Link::default() }, Link::default()];
         let facts_now = facts(dir.path(), &links);
         assert_eq!((facts_now.serial.as_deref(), &*facts_now.model), (Some("100000001"), "A Board 4"));
         assert_eq!(facts_now.macs, ["52:54:00:00:00:01"]);

@@ -1,6 +1,7 @@
 //! Which network ports the box has, and what each has: hardware address, cable, addresses. Asked of the kernel over
 //! rtnetlink(7), where alone the address that a port was made with is told apart from one that was set.
 
+use crate::device::effects::Link;
 use crate::model::digest;
 use anyhow::{Context as _, bail};
 use rustix::net::netlink::SocketAddrNetlink;
@@ -9,22 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// A wired or wireless port, or what is built on one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// The kernel's name: for the screen, never to match by.
-    pub name: String,
-    /// The address that it was made with, lower case with colons; `None` for what is made of software.
-    pub permanent_mac: Option<String>,
-    /// Whether it is switched on and something answers at the other end of the cable.
-    pub carrier: bool,
-    /// Whether it is a piece of hardware: a VLAN, bridge or container's pair is none.
-    pub hardware: bool,
-    /// Addresses that reach beyond the cable, in the order that the kernel has them.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// Every Ethernet-like port but the loopback, by name.
+/// Every Ethernet-like port that is a piece of hardware, by name: a VLAN, bridge or container's pair is none.
 ///
 /// # Errors
 /// What the kernel says.
@@ -37,9 +23,7 @@ pub fn all() -> anyhow::Result<Vec<Link>> {
         read_address(&message, &mut links);
     }
     let mut found: Vec<Link> = links.into_values().collect();
-    for link in &mut found {
-        link.hardware = Path::new("/sys/class/net").join(&link.name).join("device").exists();
-    }
+    found.retain(|link| Path::new("/sys/class/net").join(&link.name).join("device").exists());
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
@@ -130,7 +114,7 @@ fn read_link(message: &[u8], links: &mut BTreeMap<u32, Link>) {
                 link.name = String::from_utf8_lossy(text).into_owned();
             }
             IFLA_CARRIER => link.carrier = value.first() == Some(&1),
-            IFLA_PERM_ADDRESS if value.len() == 6 => link.permanent_mac = Some(mac(value)),
+            IFLA_PERM_ADDRESS if value.len() == 6 => link.mac = Some(mac(value)),
             IFLA_ADDRESS => {} // can be set by anyone
             _ => {}
         }
@@ -221,9 +205,8 @@ mod tests {
         }
         let wanted = Link {
             name: "enp1s0".into(),
-            permanent_mac: Some("52:54:00:00:00:a1".into()),
+            mac: Some("52:54:00:00:00:a1".into()),
             carrier: true,
-            hardware: false,
             addresses: vec!["192.0.2.7".parse().unwrap()],
         };
         assert_eq!(links.into_values().collect::<Vec<_>>(), [wanted]);

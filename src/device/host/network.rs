@@ -4,7 +4,8 @@
 //! so that no setting outlives the bundle that brought it. The bundle is signed, and yet no value of it may become a line
 //! of its own.
 
-use crate::enroll::bootstrap::{Bootstrap, NetworkRule};
+use crate::device::effects::NetworkSettings;
+use crate::enroll::bootstrap::NetworkRule;
 use crate::host::cancel::Cancel;
 use crate::host::fs;
 use crate::host::tool::ToolCall;
@@ -23,26 +24,26 @@ const RELOAD: Duration = Duration::from_secs(30);
 /// More rules than any box has ports.
 const MAX_RULES: usize = 64;
 
-/// Files by their path below /run/systemd, as `bootstrap` wants them; none where DHCP does.
+/// Files by their path below /run/systemd, as `settings` want them; none where DHCP does.
 ///
 /// # Errors
 /// When a rule matches nothing in particular, or a value is none of its kind.
-pub fn render(bootstrap: &Bootstrap) -> anyhow::Result<BTreeMap<String, String>> {
+pub fn render(settings: &NetworkSettings) -> anyhow::Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
-    ensure!(bootstrap.network.len() <= MAX_RULES, "{} network rules", bootstrap.network.len());
-    for (n, rule) in bootstrap.network.iter().enumerate() {
+    ensure!(settings.rules.len() <= MAX_RULES, "{} network rules", settings.rules.len());
+    for (n, rule) in settings.rules.iter().enumerate() {
         rule_files(n, rule, &mut files).with_context(|| format!("reading network rule {}", n + 1))?;
     }
-    if !bootstrap.dns.is_empty() {
-        let text = format!("[Resolve]\nDNS={}\n", joined(&bootstrap.dns));
+    if !settings.dns.is_empty() {
+        let text = format!("[Resolve]\nDNS={}\n", joined(&settings.dns));
         files.insert("resolved.conf.d/10-forge-bundle.conf".into(), text);
     }
-    if !bootstrap.ntp.is_empty() {
-        for server in &bootstrap.ntp {
+    if !settings.ntp.is_empty() {
+        for server in &settings.ntp {
             let letters = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b':');
             ensure!(!server.is_empty() && server.bytes().all(letters), "`{server}` is no time server");
         }
-        let text = format!("[Time]\nNTP={}\n", bootstrap.ntp.join(" "));
+        let text = format!("[Time]\nNTP={}\n", settings.ntp.join(" "));
         files.insert("timesyncd.conf.d/10-forge-bundle.conf".into(), text);
     }
     Ok(files)
@@ -160,7 +161,6 @@ pub fn apply(root: &Path, files: &BTreeMap<String, String>, tell: bool) -> anyho
 mod tests {
     use super::*;
     use crate::enroll::bootstrap::PortMatch;
-    use crate::enroll::bootstrap::tests::bootstrap;
 
     fn rule() -> NetworkRule {
         NetworkRule {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     fn with(rules: Vec<NetworkRule>) -> anyhow::Result<BTreeMap<String, String>> {
-        render(&Bootstrap { network: rules, ..bootstrap() })
+        render(&NetworkSettings { rules, ..NetworkSettings::default() })
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
         ] {
             assert!(with(vec![bad.clone()]).is_err(), "{bad:?}");
         }
-        let ntp = Bootstrap { ntp: vec!["a\nb".into()], ..bootstrap() };
+        let ntp = NetworkSettings { ntp: vec!["a\nb".into()], ..NetworkSettings::default() };
         assert!(render(&ntp).is_err());
     }
 

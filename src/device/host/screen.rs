@@ -3,11 +3,10 @@
 //! The text becomes the issue file that agetty(8) shows above its prompt and shows again when it changes. Nothing secret
 //! comes in here: a device's id and words are public, and a QR code has them behind a `#`, which no server logs.
 
-use crate::enroll::code::Code;
+use crate::device::view::View;
 use crate::host::cancel::Cancel;
 use crate::host::fs;
 use crate::host::tool::ToolCall;
-use crate::model::Epoch;
 use qrcode::render::unicode::Dense1x2;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -22,50 +21,30 @@ const MAX_VALUE: usize = 120;
 /// Longer than an address with id and words; a code of more is not seen from a metre away.
 const MAX_QR: usize = 300;
 
-/// What is to be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The state, in a word or two.
-    pub state: String,
-    /// Why it does not go on.
-    pub code: Option<Code>,
-    /// More about that: which endpoint, which answer.
-    pub detail: String,
-    /// Pairs of a name and a value: device, words, serial, addresses.
-    pub facts: Vec<(String, String)>,
-    /// What the box takes for the time.
-    pub clock: Epoch,
-    /// Whom to ask.
-    pub support: String,
-    /// What the QR code says, where there is one.
-    pub qr: Option<String>,
-}
-
-/// The page as text.
-pub fn render(page: &Page) -> String {
+/// The view as text.
+pub fn render(view: &View) -> String {
     let mut text = String::from("\n");
-    for line in large(&clean(&page.state).to_uppercase()) {
+    for line in large(&view.word().to_uppercase()) {
         text.push_str(&line);
         text.push('\n');
     }
     text.push('\n');
-    if let Some(code) = page.code {
+    if let Some(code) = view.code {
         let _ = writeln!(text, "  {code}  {}\n", code.title()); // writing to a String cannot fail
         paragraph(&mut text, code.cause());
         paragraph(&mut text, code.remedy());
     }
-    if !page.detail.is_empty() {
-        paragraph(&mut text, &clean(&page.detail));
-    }
-    if !page.support.is_empty() {
-        paragraph(&mut text, &clean(&page.support));
+    for more in [&view.detail, &view.support] {
+        if !more.is_empty() {
+            paragraph(&mut text, &clean(more));
+        }
     }
     text.push('\n');
-    let clock = ("clock".to_string(), page.clock.rfc3339());
-    for (name, value) in page.facts.iter().chain([&clock]) {
-        let _ = writeln!(text, "  {:<10}{}", clean(name), clean(value));
+    for (name, value) in facts(view) {
+        let value: String = clean(&value).chars().take(WIDTH - 12).collect();
+        let _ = writeln!(text, "  {name:<10}{value}");
     }
-    if let Some(qr) = page.qr.as_deref().filter(|qr| qr.len() <= MAX_QR)
+    if let Some(qr) = view.qr.as_deref().filter(|qr| qr.len() <= MAX_QR)
         && let Ok(code) = qrcode::QrCode::with_error_correction_level(qr, qrcode::EcLevel::L)
     {
         // Light on dark, as consoles are: scanners read either.
@@ -77,6 +56,35 @@ pub fn render(page: &Page) -> String {
     }
     text.push('\n');
     text
+}
+
+/// Names and values, of what is known.
+fn facts(view: &View) -> Vec<(&'static str, String)> {
+    let mut facts = vec![];
+    let mut add = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
+    add("device", view.device.as_ref().map(|id| id.to_string()));
+    add("words", view.words.clone());
+    add("node", view.node.clone());
+    add("serial", view.serial.clone());
+    for link in &view.links {
+        let mac = link.mac.as_deref().unwrap_or_default();
+        let addresses: Vec<String> = link.addresses.iter().map(ToString::to_string).collect();
+        let state = if link.carrier { addresses.join(" ") } else { "no cable".into() };
+        add("port", Some(format!("{} {mac} {state}", link.name)));
+    }
+    for endpoint in &view.endpoints {
+        add("fleet", Some(endpoint.clone()));
+    }
+    add("clock", Some(view.now.rfc3339()));
+    add("again in", view.again_in.map(|wait| format!("{} s", wait.as_secs())));
+    facts
+}
+
+/// The view in one line, which changes only where something happened.
+pub fn line(view: &View) -> String {
+    let code = view.code.map(|code| format!(": {code} {}", code.title())).unwrap_or_default();
+    let node = view.node.as_ref().map(|node| format!(" ({node})")).unwrap_or_default();
+    clean(&format!("{}{node}{code}", view.word().to_lowercase()))
 }
 
 /// Shows `text` on every console, where `run` is /run.
@@ -186,33 +194,42 @@ fn dots(letter: char) -> [u8; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::effects::Link;
+    use crate::enroll::code::Code;
+    use crate::model::Epoch;
 
-    fn page() -> Page {
-        Page {
-            state: "Waiting".into(),
+    fn view() -> View {
+        View {
             code: Some(Code::AwaitsApproval),
             detail: "\u{1b}[2Jhttps://fleet.example says \\4 pending".into(),
-            facts: vec![("words".into(), "lusab babad gutih tugad lusab babad".into())],
-            clock: Epoch(1_795_305_600),
+            words: Some("lusab babad gutih tugad lusab babad".into()),
+            links: vec![Link {
+                name: "enp1s0".into(),
+                mac: Some("52:54:00:00:00:01".into()),
+                ..Link::default()
+            }],
+            endpoints: vec!["https://fleet.example".into()],
+            now: Epoch(1_795_305_600),
             support: "Call 0800".into(),
             qr: Some(
                 "https://fleet.example/e#fd-abcdefghijklmnopqrstuvwxyz.lusab-babad-gutih-tugad-lusab-babad"
                     .into(),
             ),
+            ..View::default()
         }
     }
 
     #[test]
     fn every_state_fits_a_screen_and_moves_no_cursor() {
         for code in Code::ALL.iter().copied().map(Some).chain([None]) {
-            let text = render(&Page { code, ..page() });
+            let text = render(&View { code, ..view() });
             for line in text.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
             }
             assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
         }
-        let text = render(&page());
-        for part in ["E-CLAIM-01", "lusab babad", "2026-11-22T00:00:00Z", "Call 0800", "▀"] {
+        let text = render(&view());
+        for part in ["E-CLAIM-01", "lusab babad", "2026-11-22T00:00:00Z", "Call 0800", "no cable", "▀"] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
@@ -226,7 +243,7 @@ mod tests {
     #[test]
     fn the_issue_file_shows_backslashes_as_they_are() {
         let run = tempfile::tempdir().unwrap();
-        show(run.path(), &render(&page())).unwrap();
+        show(run.path(), &render(&view())).unwrap();
         let issue = std::fs::read_to_string(run.path().join(ISSUE)).unwrap();
         assert!(issue.contains("says \\\\4 pending"));
     }

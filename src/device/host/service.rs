@@ -5,6 +5,7 @@ use crate::host::env;
 use crate::host::tool::ToolCall;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::time::Duration;
 
 /// How long systemctl may take to queue a job.
@@ -56,15 +57,31 @@ pub fn watchdog_interval() -> Option<Duration> {
     env::var("WATCHDOG_USEC")?.parse().ok().map(Duration::from_micros)
 }
 
-/// Starts units that are installed but were not started because something was missing. Does not wait until they run.
+/// What a grant is for: units of this target start when one has been applied.
+pub const TARGET: &str = "forge-device.target";
+
+/// Starts `units`. Does not wait until they run.
 ///
 /// # Errors
 /// When systemctl ends with an error, or takes longer than a minute.
 pub fn start(units: &[String]) -> anyhow::Result<()> {
-    if units.is_empty() {
-        return Ok(());
-    }
     systemctl("start", units)
+}
+
+/// Stops `units`.
+///
+/// # Errors
+/// As [`start`].
+pub fn stop(units: &[String]) -> anyhow::Result<()> {
+    systemctl("stop", units)
+}
+
+/// Starts those of `units` anew that run.
+///
+/// # Errors
+/// As [`start`].
+pub fn restart(units: &[String]) -> anyhow::Result<()> {
+    systemctl("try-restart", units)
 }
 
 /// Has the manager read its units again, after files of theirs were written.
@@ -72,12 +89,36 @@ pub fn start(units: &[String]) -> anyhow::Result<()> {
 /// # Errors
 /// As [`start`].
 pub fn reload() -> anyhow::Result<()> {
-    systemctl("daemon-reload", &[])
+    call("daemon-reload", &[]).output(&Cancel::default()).map(drop)
+}
+
+/// What the manager says of `unit`: `active`, `activating`, `failed` and so on.
+///
+/// # Errors
+/// As [`start`].
+pub fn state(unit: &str) -> anyhow::Result<String> {
+    let said = call("show", &["--property=ActiveState", "--value", "--", unit]).output(&Cancel::default())?;
+    Ok(String::from_utf8_lossy(&said).trim().to_string())
+}
+
+/// The units that [`TARGET`] wants, below `root`.
+pub fn of_target(root: &Path) -> Vec<String> {
+    let dirs = ["etc/systemd/system", "usr/lib/systemd/system"].map(|dir| root.join(dir));
+    let wanted = dirs.iter().flat_map(|dir| std::fs::read_dir(dir.join(format!("{TARGET}.wants"))).ok());
+    let mut units: Vec<String> =
+        wanted.flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    units.sort();
+    units.dedup();
+    units
 }
 
 fn systemctl(verb: &str, units: &[String]) -> anyhow::Result<()> {
-    let call = ToolCall::new("systemctl").args(["--no-block", "--no-ask-password", verb, "--"]).args(units);
-    call.within(SYSTEMCTL).output(&Cancel::default()).map(drop)
+    let call = call(verb, &["--no-block", "--"]).args(units);
+    call.output(&Cancel::default()).map(drop)
+}
+
+fn call(verb: &str, args: &[&str]) -> ToolCall {
+    ToolCall::new("systemctl").args(["--no-ask-password", verb]).args(args).within(SYSTEMCTL)
 }
 
 #[cfg(test)]

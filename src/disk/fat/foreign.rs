@@ -99,8 +99,9 @@ pub struct Foreign<'a, D: ReadAt + ?Sized> {
 
 /// An entry of a directory as it lies on the volume, and its byte.
 type Raw = (u64, [u8; ENTRY]);
-/// Is given an entry, where it lies, and the long-name entries before it; whether to stop.
-type Visit<'v> = dyn FnMut(&[u8; ENTRY], u64, &[Raw]) -> bool + 'v;
+
+/// Is shown an entry and those of the long name before it; whether it has seen enough.
+type Visit<'a> = dyn FnMut(&Raw, &[Raw]) -> bool + 'a;
 
 /// An entry of a directory.
 #[derive(Clone, Debug)]
@@ -174,7 +175,7 @@ impl<'a, D: ReadAt + ?Sized> Foreign<'a, D> {
     /// [`Unreadable`].
     pub fn label(&self) -> Result<Option<String>, Unreadable> {
         let mut label = None;
-        self.walk("/", None, &mut |entry, _, _| {
+        self.walk("/", None, &mut |(_, entry), _| {
             let is_label =
                 entry[11] & (attribute::VOLUME_LABEL | attribute::DIRECTORY) == attribute::VOLUME_LABEL;
             if is_label && label.is_none() {
@@ -223,7 +224,7 @@ impl<'a, D: ReadAt + ?Sized> Foreign<'a, D> {
                 return Ok(None);
             }
             let mut next = None;
-            self.walk(path, at.as_ref().map(|found| found.start), &mut |entry, place, long| {
+            self.walk(path, at.as_ref().map(|found| found.start), &mut |(place, entry), long| {
                 let mut short = [0; 11];
                 short.copy_from_slice(&entry[..11]);
                 let shown =
@@ -239,7 +240,7 @@ impl<'a, D: ReadAt + ?Sized> Foreign<'a, D> {
                     is_dir: entry[11] & attribute::DIRECTORY != 0,
                     start: half(20) << 16 | half(26),
                     size: u64::from(half(30) << 16 | half(28)),
-                    entries: long.iter().map(|(at, _)| *at).chain([place]).collect(),
+                    entries: long.iter().map(|(at, _)| *at).chain([*place]).collect(),
                 });
                 true
             })?;
@@ -277,7 +278,7 @@ impl<'a, D: ReadAt + ?Sized> Foreign<'a, D> {
                         long.push((place, *entry));
                     }
                     _ => {
-                        if visit(entry, place, &long) {
+                        if visit(&(place, *entry), &long) {
                             return Ok(());
                         }
                         long.clear();

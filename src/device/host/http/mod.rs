@@ -19,25 +19,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the parts of a call may take.
+/// How long a call may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// For name, connection, proxy and TLS handshake together.
     pub connect: Duration,
-    /// From the request to the end of the answer's head: longer than the endpoint holds a long poll.
-    pub head: Duration,
-    /// For the body.
-    pub body: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
-            connect: Duration::from_secs(20),
-            head: Duration::from_secs(90),
-            body: Duration::from_secs(60),
-        }
-    }
+    /// For all of it, however slowly the peer sends.
+    pub total: Duration,
 }
 
 /// Where to, and whom to believe there.
@@ -140,7 +128,7 @@ pub enum Failure {
         /// What is wrong with it.
         why: String,
     },
-    /// Something answers that is not the fleet: a redirect, a page, no TLS.
+    /// Something answers that is not the fleet: a redirect, a page, no TLS, no HTTP, too much.
     #[error("something else answers in the place of {host}: {why}")]
     Portal {
         /// The endpoint.
@@ -148,7 +136,7 @@ pub enum Failure {
         /// What gave it away.
         why: String,
     },
-    /// The connection or the answer broke off, or is no HTTP.
+    /// The connection or the answer broke off.
     #[error("the answer of {host} {why}")]
     Broken {
         /// The endpoint.
@@ -194,6 +182,7 @@ impl Client {
     /// [`Failure`]. No failure says that the endpoint has not acted on the request.
     pub fn call(&self, request: &Request<'_>) -> Result<Answer, Failure> {
         let host = &self.origin.host;
+        let end = Instant::now() + self.patience.total;
         let mut tcp = self.connect()?;
         let name = rustls::pki_types::ServerName::try_from(host.clone())
             .map_err(|e| self.broken(format!("cannot be asked for: {e}")))?;
@@ -202,13 +191,12 @@ impl Client {
         while tls.is_handshaking() {
             tls.complete_io(&mut tcp).map_err(|e| self.in_handshake(&e))?;
         }
-        tcp.deadline = Instant::now() + self.patience.head;
+        tcp.deadline = end;
         let mut stream = rustls::StreamOwned::new(tls, tcp);
         let sent = stream.write_all(&self.encode(request)).and_then(|()| stream.flush());
         sent.map_err(|e| self.in_exchange(&e, "the request"))?;
         let mut reader = io::BufReader::new(stream);
         let head = answer::head(&mut reader).map_err(|e| self.answered(e, "an answer"))?;
-        reader.get_mut().sock.deadline = Instant::now() + self.patience.body;
         if let Some(why) = head.portal() {
             return Err(Failure::Portal { host: host.clone(), why });
         }
@@ -235,7 +223,7 @@ impl Client {
 
     /// A connection to the origin, through the proxy where there is one; its deadline is that of connecting.
     fn connect(&self) -> Result<Timed, Failure> {
-        let deadline = Instant::now() + self.patience.connect;
+        let deadline = Instant::now() + self.patience.connect.min(self.patience.total);
         let target = self.proxy.as_ref().map_or(&self.origin, |proxy| &proxy.origin);
         let addresses = resolve::addresses(&target.host, deadline.saturating_duration_since(Instant::now()))?;
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
@@ -278,7 +266,7 @@ impl Client {
             Some(rustls::Error::InvalidMessage(_)) => {
                 Failure::Portal { host, why: "it does not speak TLS".into() }
             }
-            Some(other) => Failure::Broken { host, why: format!("is no TLS: {other}") },
+            Some(other) => Failure::Portal { host, why: format!("its TLS is none: {other}") },
             None => self.in_exchange(error, "a TLS connection"),
         }
     }
@@ -295,7 +283,9 @@ impl Client {
     fn answered(&self, error: answer::Bad, what: &'static str) -> Failure {
         match error {
             answer::Bad::Io(e) => self.in_exchange(&e, what),
-            answer::Bad::Not(why) => self.broken(why),
+            answer::Bad::Not(why) => {
+                Failure::Portal { host: self.origin.host.clone(), why: format!("its answer {why}") }
+            }
         }
     }
 }
