@@ -8,7 +8,7 @@ use forge::enroll::bootstrap::Trust;
 use forge::enroll::bundle;
 use forge::enroll::claim::Csr;
 use forge::enroll::grant::{File, Item, Material};
-use forge::enroll::{DeviceId, MAX_BODY};
+use forge::enroll::MAX_BODY;
 use forge::fleet::{Device, GrantSource, Identity, Request, Service, Settings, Store, audit, operator};
 use forge::model::Epoch;
 use forge::sign::PrivateKey;

@@ -44,6 +44,9 @@ pub enum Fate {
 /// What the network does with the call of that number (from 0) to that endpoint and target.
 pub type Weather = Box<dyn FnMut(u64, &Call<'_>) -> Fate>;
 
+/// Answers of the fleet, each with the path of its call.
+pub type Heard = Rc<RefCell<Vec<(String, Vec<u8>)>>>;
+
 /// A simulated box.
 pub struct SimBox {
     pub disk: SimDisk,
@@ -81,7 +84,7 @@ pub struct SimBox {
     /// Waits, in order.
     pub waits: Vec<Duration>,
     /// What the fleet answered, by path.
-    pub heard: Rc<RefCell<Vec<(String, Vec<u8>)>>>,
+    pub heard: Heard,
     /// A person plugs in a stick when the time has come.
     pub plug: Option<(Duration, Carrier)>,
 }

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::fleet::boxes::START;
-use std::cell::RefCell;
 
 #[test]
 fn threat_03_a_clock_at_1970_in_the_past_or_far_ahead() {
@@ -39,7 +38,7 @@ fn threat_03_a_foreign_certificate_stays_foreign_with_a_good_clock() {
 fn threat_04_an_old_answer_is_not_believed() {
     let (fleet, sim) = one_box();
     let sim = join(sim);
-    let heard: Rc<RefCell<Vec<(String, Vec<u8>)>>> = sim.heard.clone();
+    let heard = sim.heard.clone();
     // The same box starts anew, and everything that the fleet ever told it is played back.
     let calls = heard.borrow().len();
     assert!(calls >= 4);
