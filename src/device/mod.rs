@@ -12,6 +12,8 @@
 //! | install | a sealed grant → files in their places | [`install`] |
 //! | events | what happened → a queue for the fleet | [`event`] |
 //! | waits | why nothing can be done now → how long | [`pause`], [`run`](mod@run) |
+//! | box | the effects on a real machine | [`host`] |
+//! | program | arguments → the machine on that box | [`program`] |
 //! | view | what a person at the box is told | [`view`] |
 //!
 //! The machine decides; [`effects::Effects`] does. So it runs on a box, and ten thousand times in a test that takes the
@@ -24,9 +26,11 @@ pub mod artefact;
 pub mod effects;
 pub mod event;
 pub mod fleet;
+pub mod host;
 pub mod identity;
 pub mod install;
 pub mod pause;
+pub mod program;
 pub mod run;
 pub mod state;
 pub mod store;

@@ -26,4 +26,5 @@ mod profile;
 mod release;
 mod support;
 mod tamper;
+mod tpm;
 mod user;

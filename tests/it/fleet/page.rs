@@ -171,7 +171,7 @@ fn an_operator_sees_and_decides_on_the_page() {
     let mut connection = served.endpoint.connect().unwrap();
     let mut send = |request: &forge::fleet::Request| connection.send(request).unwrap();
     let models = ["Protectli VP2420", "ASUS NUC 13 Pro", "Supermicro E302-12E", "OnLogic Helix 330"];
-    let mut new = |name: &str, bundle: &super::boxes::Bundle, serial: &str| {
+    let new = |name: &str, bundle: &super::boxes::Bundle, serial: &str| {
         let mut facts = hardware(serial);
         facts.model = models[serial.len() * 7 % 4].into();
         facts.macs = vec![format!("02:42:c0:00:02:{:02x}", serial.bytes().last().unwrap())];
