@@ -53,6 +53,8 @@ pub struct SimBox {
     pub facts: Facts,
     /// The TPM's own secret; without one, secrets lie as they are.
     pub tpm: Option<u8>,
+    /// The TPM does not answer.
+    pub silent: bool,
     pub image: Image,
     pub carriers: Vec<Carrier>,
     pub links: Vec<Link>,
@@ -107,6 +109,7 @@ impl SimBox {
             disk: SimDisk::new(),
             facts,
             tpm: None,
+            silent: false,
             image: fleet.image(),
             carriers: carrier.into_iter().collect(),
             links: vec![link],
@@ -303,6 +306,9 @@ impl Vault for SimBox {
         Ok(tag.as_raw().iter().copied().chain(sealed).collect())
     }
     fn unseal(&mut self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        if self.silent {
+            return Err(VaultError::NotNow("busy".into()));
+        }
         let tag = Digest::of(format!("{name}{:?}", self.tpm));
         let secret = sealed.strip_prefix(&tag.as_raw()[..]);
         let secret = secret.ok_or_else(|| VaultError::Never("sealed by another TPM".into()))?;

@@ -215,3 +215,38 @@ fn a_node_that_is_slow_to_get_ready() {
     sim.node = true;
     assert_joined_once(&fleet, &join(sim));
 }
+
+#[test]
+fn a_joined_site_opens_with_a_broken_disk_a_silent_tpm_or_a_lost_bundle() {
+    let broken = |sim: &mut SimBox| sim.disk.broken = true;
+    let silent = |sim: &mut SimBox| sim.silent = true;
+    let lost = |sim: &mut SimBox| {
+        for name in sim.disk.list(Path::new(artefact::BUNDLES)) {
+            sim.disk.remove(&Path::new(artefact::BUNDLES).join(name)).unwrap();
+        }
+        sim.carriers.clear();
+    };
+    let blind = |sim: &mut SimBox| sim.image.trust.roots.clear();
+    type Harm = fn(&mut SimBox);
+    for (harm, code) in [
+        (broken as Harm, Code::DiskTrouble),
+        (silent, Code::TpmTrouble),
+        (lost, Code::NoBundle),
+        (blind, Code::BundleForeign),
+    ] {
+        let (fleet, sim) = one_box();
+        let mut sim = join(sim);
+        sim.restart();
+        harm(&mut sim);
+        let device = fleet.only().id;
+        let (mut sim, codes) = codes_within(sim, 5 * HOUR);
+        assert_eq!(codes, [code]);
+        assert!(sim.active, "{code}");
+        assert_never_spun(&sim);
+        if code == Code::DiskTrouble || code == Code::TpmTrouble {
+            (sim.disk.broken, sim.silent) = (false, false);
+            assert_joined_once(&fleet, &join(sim));
+            assert_eq!(fleet.only().id, device, "its identity is not thrown away for that");
+        }
+    }
+}
