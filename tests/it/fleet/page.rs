@@ -47,12 +47,19 @@ impl Browser {
         // The page's own socket stands in the list of targets.
         let mut target = String::new();
         for _ in 0..100 {
-            let mut list = TcpStream::connect(&address).unwrap();
-            write!(list, "GET /json/list HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-            let mut text = String::new();
-            list.read_to_string(&mut text).unwrap();
-            let json = text.split("\r\n\r\n").nth(1).unwrap_or_default();
-            let targets: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+            let mut list = BufReader::new(TcpStream::connect(&address).unwrap());
+            write!(list.get_mut(), "GET /json/list HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            let (mut length, mut line) = (0, String::new());
+            while line != "\r\n" {
+                line.clear();
+                list.read_line(&mut line).unwrap();
+                if let Some(value) = line.strip_prefix("Content-Length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            let mut json = vec![0; length];
+            list.read_exact(&mut json).unwrap();
+            let targets: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
             let page = targets.as_array().and_then(|t| t.iter().find(|t| t["type"] == "page").cloned());
             if let Some(page) = page {
                 target = page["webSocketDebuggerUrl"].as_str().unwrap().into();
@@ -171,7 +178,7 @@ fn an_operator_sees_and_decides_on_the_page() {
     let mut connection = served.endpoint.connect().unwrap();
     let mut send = |request: &forge::fleet::Request| connection.send(request).unwrap();
     let models = ["Protectli VP2420", "ASUS NUC 13 Pro", "Supermicro E302-12E", "OnLogic Helix 330"];
-    let mut new = |name: &str, bundle: &super::boxes::Bundle, serial: &str| {
+    let new = |name: &str, bundle: &super::boxes::Bundle, serial: &str| {
         let mut facts = hardware(serial);
         facts.model = models[serial.len() * 7 % 4].into();
         facts.macs = vec![format!("02:42:c0:00:02:{:02x}", serial.bytes().last().unwrap())];
@@ -239,7 +246,13 @@ fn an_operator_sees_and_decides_on_the_page() {
     browser.until("document.querySelectorAll('#rows tr').length === 1");
     browser.eval("document.querySelector('#rows button').click(); null");
     browser.until("document.querySelector('#ask').open");
-    assert!(browser.eval("document.querySelector('#ask p').textContent").as_str().unwrap().contains(&words));
+    assert!(
+        browser
+            .eval("document.querySelector('#ask .big-words').textContent")
+            .as_str()
+            .unwrap()
+            .contains(&words)
+    );
     browser.screenshot("approve");
     browser.eval("document.querySelector('#ask button[value=yes]').click(); null");
     browser.until("document.querySelector('#rows tr')?.className === 'approved'");
