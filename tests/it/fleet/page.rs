@@ -7,22 +7,25 @@ use forge::enroll::bootstrap::Mode;
 use forge::enroll::claim::State;
 use forge::fleet::operator::{self, Wanted};
 use forge::fleet::{Device, Home};
+use rustix::process::{Pid, Signal};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A browser with one page, spoken to over a WebSocket (RFC 6455, text frames alone).
 struct Browser {
-    child: Child,
+    _processes: Processes,
     socket: BufReader<TcpStream>,
     calls: u64,
 }
 
 impl Browser {
     fn open(program: &Path, profile: &Path, url: &str) -> Browser {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args([
                 "--headless",
                 "--no-sandbox", // tests may run as root, whom the sandbox refuses
@@ -38,9 +41,9 @@ impl Browser {
             .arg(url)
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(child.stderr.take().unwrap());
+            .process_group(0);
+        let mut processes = Processes(command.spawn().unwrap());
+        let said = BufReader::new(processes.0.stderr.take().unwrap());
         let line = said.lines().map_while(Result::ok).find(|l| l.contains("DevTools listening on"));
         let line = line.expect("the browser says where it listens");
         let address = line.split("ws://").nth(1).unwrap().split('/').next().unwrap().to_string();
@@ -82,7 +85,7 @@ impl Browser {
             line.clear();
             socket.read_line(&mut line).unwrap();
         }
-        Browser { child, socket, calls: 0 }
+        Browser { _processes: processes, socket, calls: 0 }
     }
 
     fn command(&mut self, method: &str, parameters: serde_json::Value) -> serde_json::Value {
@@ -160,10 +163,13 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
+/// A group of processes that ends with the value: the program is a script that starts the browser, which starts more.
+struct Processes(Child);
+
+impl Drop for Processes {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = rustix::process::kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+        let _ = self.0.wait();
     }
 }
 
