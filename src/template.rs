@@ -77,6 +77,12 @@ pub const OS: &[DeviceFile] = device_files!("os":
     "usr/lib/tmpfiles.d/forge.conf",
 );
 
+/// What the root of a device that enrols has beyond that.
+pub const ENROLL: &[DeviceFile] = device_files!("enroll":
+    "usr/lib/systemd/system/forge-device.service",
+    "usr/lib/systemd/system/forge-device.target",
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,7 +101,7 @@ mod tests {
 
     #[test]
     fn every_file_of_the_device_directories_is_embedded() {
-        for (name, embedded) in [("initrd", INITRD), ("os", OS)] {
+        for (name, embedded) in [("enroll", ENROLL), ("initrd", INITRD), ("os", OS)] {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(name);
             let mut on_disk = vec![];
             walk(&dir, &dir, &mut on_disk);

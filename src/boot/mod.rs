@@ -47,16 +47,18 @@ pub mod verity;
 
 use crate::model::Arch;
 
-/// Packages that the way from firmware to a running system is made of, added to those of the profile.
-pub fn implied_packages(arch: Arch) -> Vec<&'static str> {
+/// Packages that make an initrd on the device, any of which meets the kernel package's demand for one. None runs: forge
+/// composes the initrd.
+const INITRAMFS_GENERATORS: [&str; 3] = ["tiny-initramfs", "initramfs-tools", "dracut"];
+
+/// Packages that the way from firmware to a running system is made of, added to those that the profile `asks` for.
+pub fn implied_packages(arch: Arch, asks: &[String]) -> Vec<&'static str> {
     let kernel = match arch {
         Arch::Amd64 => "linux-image-amd64",
         Arch::Arm64 => "linux-image-arm64",
     };
-    vec![
+    let mut packages = vec![
         kernel,
-        // The kernel's package depends on some initramfs generator. This is the smallest, and it never runs.
-        "tiny-initramfs",
         "systemd",
         "systemd-sysv",
         "systemd-boot",     // bless-boot
@@ -72,5 +74,26 @@ pub fn implied_packages(arch: Arch) -> Vec<&'static str> {
         "kmod",
         "mount",
         "tzdata",
-    ]
+    ];
+    // They exclude each other, so the profile's own comes first; else the smallest.
+    if !INITRAMFS_GENERATORS.iter().any(|generator| asks.iter().any(|asked| asked == generator)) {
+        packages.push(INITRAMFS_GENERATORS[0]);
+    }
+    packages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_initramfs_generator_is_asked_for() {
+        let generators = |asks: &[&str]| {
+            let asks: Vec<String> = asks.iter().map(|s| s.to_string()).collect();
+            let implied = implied_packages(Arch::Amd64, &asks);
+            implied.into_iter().filter(|p| INITRAMFS_GENERATORS.contains(p)).collect::<Vec<_>>()
+        };
+        assert_eq!(generators(&["curl"]), ["tiny-initramfs"]);
+        assert!(generators(&["curl", "initramfs-tools"]).is_empty());
+    }
 }

@@ -489,6 +489,9 @@ pub struct RunOptions {
     /// Keep the device's disk in this file, and go on with it where it exists
     #[arg(long, value_name = "FILE")]
     pub persist: Option<PathBuf>,
+    /// Put this enrollment bundle on the new disk, as a stick in the box would bring it
+    #[arg(long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
 }
 
 /// Verbs of the cache.

@@ -25,7 +25,7 @@ pub fn run(
         // Before anything is fetched: a build that cannot be signed is of no use.
         let signer = key::signer(&profile)?;
         let lock = compose::locked(session, path, &profile, &shop, mode)?;
-        let plan = compose::planned(&profile, &lock)?;
+        let plan = compose::planned(&profile, &lock, &shop)?;
         let built = compose::made(session, &profile, &lock, &plan, &shop, options.jobs)?;
         // Classic signatures name the repository, as cosign's do.
         let pushed = options.push.as_deref().map(|r| r.parse::<Reference>().kind(Kind::Input)).transpose()?;

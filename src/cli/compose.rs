@@ -1,7 +1,7 @@
 //! From a profile to its plan: `forge check`, `forge lock`, `forge plan`, and what `forge build` shares with them.
 
-use super::Session;
 use super::args::{ProfileArgs, Selection};
+use super::{Session, device};
 use crate::build::cache::Cache;
 use crate::build::{fetch, observe::Observer as _};
 use crate::error::{self, Kind, Mark as _};
@@ -10,7 +10,7 @@ use crate::host::{clock, env, fs};
 use crate::lock::{self, Freshness, Lock, Moves};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::plan::{self, Plan};
-use crate::profile::{self, Profile};
+use crate::profile::{self, EnrollMode, Profile};
 use crate::source::blobs::Blobs;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
@@ -261,8 +261,12 @@ pub fn source_date_epoch() -> anyhow::Result<Option<Epoch>> {
 }
 
 /// The plan of a locked profile.
-pub fn planned(profile: &Profile, lock: &Lock) -> anyhow::Result<Plan> {
-    plan::compose(profile, lock, source_date_epoch()?).map_err(|e| {
+pub fn planned(profile: &Profile, lock: &Lock, shop: &Workshop) -> anyhow::Result<Plan> {
+    let programs = match profile.enroll.mode {
+        EnrollMode::None => BTreeMap::new(),
+        _ => device::programs(profile.arch.keys().copied(), &shop.blobs)?,
+    };
+    plan::compose(profile, lock, source_date_epoch()?, &programs).map_err(|e| {
         let kind = if matches!(e, plan::PlanError::NotLocked(_)) { Kind::Lock } else { Kind::Input };
         error::of(kind, e.into())
     })
@@ -274,7 +278,7 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
     for path in &args.profiles {
         let profile = load(session, path, &args.set, selection)?;
         let lock = locked(session, path, &profile, &shop, LockMode::Mend)?;
-        let plan = planned(&profile, &lock)?;
+        let plan = planned(&profile, &lock, &shop)?;
         let missing = fetch::missing(&plan, &lock, &shop.cache, &shop.blobs);
         let download: Bytes = missing.iter().map(|p| p.size).sum();
         let mut human = format!("{} {} ({})\n", plan.name, plan.version, plan.epoch.rfc3339());

@@ -4,6 +4,7 @@ mod args;
 mod build;
 mod cache;
 mod compose;
+mod device;
 mod doctor;
 mod enroll;
 mod fleet;

@@ -8,7 +8,7 @@ use crate::host::fs;
 use crate::model::{Arch, Digest};
 use crate::release::{MANIFEST, Manifest};
 use crate::run::qemu::{self, Forward, RunSpec, Serial};
-use crate::run::{self, disk};
+use crate::run::{self, bundle, disk};
 use crate::toolbox;
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
@@ -39,6 +39,24 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         session.ui.note(format!("unpacking {} for a disk of {} GiB", artifact.display(), options.disk));
         disk::unpack(&artifact, &disk, size).kind(Kind::Input)?;
     }
+    // A ticket is a secret of one box: in a copy of its own, which goes with this run.
+    let mut own = None;
+    let disk = match &options.bundle {
+        None => disk,
+        Some(dir) => {
+            let files = bundle::read(dir).kind(Kind::Input)?;
+            if options.persist.is_some() {
+                bundle::place(&files, &disk)?;
+                disk
+            } else {
+                let copy =
+                    tempfile::Builder::new().prefix(fs::TEMPORARY).suffix(".raw").tempfile_in(&work)?;
+                disk::copy_sparse(&disk, copy.as_file())?;
+                bundle::place(&files, copy.path())?;
+                own.insert(copy).path().to_path_buf()
+            }
+        }
+    };
     let (code, empty) = qemu::firmware(arch);
     let variables = tempfile::Builder::new().prefix(fs::TEMPORARY).suffix("-vars.fd").tempfile_in(&work)?;
     std::io::copy(&mut std::fs::File::open(tools.file(empty)?)?, &mut variables.as_file())?;

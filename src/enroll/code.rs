@@ -118,6 +118,9 @@ codes! {
     Cloned = "E-DISK-02", "The disk came from another box",
         "The identity on this disk was made in other hardware. The box has thrown it away and starts afresh.",
         "If you moved the disk on purpose, ask the operator to release the name. Otherwise nothing is to be done.";
+    TpmTrouble = "E-TPM-01", "The TPM does not answer",
+        "The box's key is kept by its TPM, and the TPM does not open it at the moment.",
+        "Switch the box off and on again. When it stays, check that the TPM is switched on in the firmware's settings.";
     NotJoined = "E-JOIN-01", "Let in, but not yet joined",
         "The fleet let the box in, and what it granted is in place, but the node is not yet ready.",
         "The box goes on by itself. When it stays, the operator sees the reason.";

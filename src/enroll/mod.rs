@@ -7,8 +7,8 @@
 //! | bundle | the directory that a device finds at first boot | [`bundle`] |
 //! | bootstrap | the document in it that the fleet's roots signed (RFC 8572's bootstrapping data) | [`bootstrap`] |
 //! | ticket | the credential in it: a seed that signs one kind of request | [`bundle::Bundle::ticket`] |
-//! | inventory | the table of a fleet's boxes | [`inventory`] |
-//! | issuing | inventory and fleet in, signed bundles out | [`issue()`] |
+//! | inventory | the table of a fleet's boxes | `inventory` |
+//! | issuing | inventory and fleet in, signed bundles out | `issue` |
 //! | device identity | the key that the device makes for itself, and the name that follows from it | [`identity`] |
 //! | signed body | what travels in every request and answer | [`envelope`] |
 //! | claim | the device's request to be let in, with its evidence | [`claim`], [`evidence`] |
@@ -28,7 +28,9 @@ pub mod envelope;
 pub mod evidence;
 pub mod grant;
 pub mod identity;
+#[cfg(feature = "cli")]
 pub mod inventory;
+#[cfg(feature = "cli")]
 pub mod issue;
 pub mod policy;
 
@@ -36,6 +38,7 @@ pub use bootstrap::{Bootstrap, Trust};
 pub use bundle::Bundle;
 pub use code::Code;
 pub use identity::DeviceId;
+#[cfg(feature = "cli")]
 pub use issue::issue;
 
 /// The largest body of a request or an answer, in bytes.

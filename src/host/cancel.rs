@@ -4,7 +4,6 @@
 //! temporary files, which no later run takes for anything else.
 
 use crate::error::{self, Kind};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +16,8 @@ impl Cancel {
     ///
     /// # Errors
     /// When the kernel refuses a signal handler.
-    pub fn on_signals() -> io::Result<Cancel> {
+    #[cfg(feature = "cli")]
+    pub fn on_signals() -> std::io::Result<Cancel> {
         let cancel = Cancel::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
         {

@@ -218,6 +218,7 @@ impl FileLock {
 ///
 /// # Errors
 /// What the file system says.
+#[cfg(feature = "cli")]
 pub fn anonymous(dir: &Path) -> io::Result<File> {
     std::fs::create_dir_all(dir)?;
     match rustix::fs::openat(

@@ -1,6 +1,6 @@
 //! The edge of the house: every effect on the machine goes through here.
 //!
-//! Files ([`fs`]), processes ([`tool`]), the clock ([`clock`]), the environment ([`mod@env`]), HTTP ([`http`]),
+//! Files ([`fs`]), processes ([`tool`]), the clock ([`clock`]), the environment ([`mod@env`]), HTTP (`http`),
 //! cancellation ([`cancel`]).
 //! The lint configuration denies these effects everywhere else, with the name of what to call here.
 #![allow(clippy::disallowed_methods)]
@@ -9,7 +9,10 @@ pub mod cancel;
 pub mod clock;
 pub mod env;
 pub mod fs;
+#[cfg(feature = "cli")]
 pub mod http;
+#[cfg(feature = "cli")]
 pub mod probe;
+#[cfg(feature = "cli")]
 pub mod sandbox;
 pub mod tool;

@@ -3,10 +3,11 @@
 use super::cancel::Cancel;
 use anyhow::{Context as _, bail};
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// How much of a failed program's stderr is shown, in bytes from its end.
 const STDERR_TAIL: usize = 2048;
@@ -18,12 +19,21 @@ pub struct ToolCall {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     dir: Option<OsString>,
+    within: Option<Duration>,
+    input: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl ToolCall {
     /// A call of `program`, by path or found in PATH, with nothing in its environment but PATH and `LC_ALL=C.UTF-8`.
     pub fn new(program: impl AsRef<OsStr>) -> ToolCall {
-        ToolCall { program: program.as_ref().into(), args: vec![], env: vec![], dir: None }
+        ToolCall {
+            program: program.as_ref().into(),
+            args: vec![],
+            env: vec![],
+            dir: None,
+            within: None,
+            input: None,
+        }
     }
 
     /// Appends an argument.
@@ -54,6 +64,21 @@ impl ToolCall {
         self
     }
 
+    /// Bounds the time that [`ToolCall::output`] gives it.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> ToolCall {
+        self.within = Some(limit);
+        self
+    }
+
+    /// What [`ToolCall::output`] gives it on its standard input; else it has none. For secrets too: arguments are seen by
+    /// every process of the machine.
+    #[must_use]
+    pub fn input(mut self, bytes: &[u8]) -> ToolCall {
+        self.input = Some(Zeroizing::new(bytes.to_vec()));
+        self
+    }
+
     /// The program's file name, for messages.
     pub fn name(&self) -> String {
         Path::new(&self.program).file_name().unwrap_or(&self.program).to_string_lossy().into_owned()
@@ -73,26 +98,32 @@ impl ToolCall {
         command
     }
 
-    /// Runs it to its end with no input; its standard output. On cancellation the program is killed and reaped.
+    /// Runs it to its end; its standard output. On cancellation the program is killed and reaped.
     ///
     /// # Errors
-    /// When it cannot be started, is cancelled, or ends with another status than 0: the last 2 KiB of its stderr are in
-    /// the message.
+    /// When it cannot be started, is cancelled, takes too long, or ends with another status than 0: the last 2 KiB of its
+    /// stderr are in the message.
     pub fn output(&self, cancel: &Cancel) -> anyhow::Result<Vec<u8>> {
         let mut child = self
             .command()
-            .stdin(Stdio::null())
+            .stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {}", self.name()))?;
+        let started = Instant::now();
         let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
         let drain = |pipe: &mut dyn Read| {
             let mut bytes = vec![];
             let _ = pipe.read_to_end(&mut bytes); // what was read counts; the status says whether it was all
             bytes
         };
+        let stdin = child.stdin.take();
         std::thread::scope(|scope| {
+            if let (Some(mut stdin), Some(input)) = (stdin, &self.input) {
+                // A program that ends before it has read everything says why by its status.
+                scope.spawn(move || drop(stdin.write_all(input)));
+            }
             let out = scope.spawn(|| stdout.as_mut().map(|p| drain(p)).unwrap_or_default());
             let err = scope.spawn(|| stderr.as_mut().map(|p| drain(p)).unwrap_or_default());
             let status = loop {
@@ -103,6 +134,11 @@ impl ToolCall {
                     let _ = child.kill(); // it may have just ended
                     child.wait()?;
                     cancel.check()?;
+                }
+                if let Some(limit) = self.within.filter(|limit| started.elapsed() > *limit) {
+                    let _ = child.kill(); // it may have just ended
+                    child.wait()?;
+                    bail!("{} took longer than {} s", self.name(), limit.as_secs());
                 }
                 std::thread::sleep(Duration::from_millis(5));
             };
@@ -133,6 +169,13 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("sh ended with exit status: 3") && error.ends_with("why"), "{error}");
+    }
+
+    #[test]
+    fn what_hangs_is_ended() {
+        let call = ToolCall::new("/bin/sleep").arg("600").within(Duration::from_millis(20));
+        let error = call.output(&Cancel::default()).unwrap_err();
+        assert!(error.to_string().contains("took longer"), "{error}");
     }
 
     #[test]

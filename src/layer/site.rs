@@ -7,6 +7,7 @@
 use super::os::{ETC_UNITS, UNITS, enable, mask};
 use crate::boot::os_release;
 use crate::model::SiteName;
+use crate::template;
 use crate::tree::{Content, Node, Tree, TreePath};
 use anyhow::{Context as _, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +41,17 @@ pub struct SiteSpec {
     pub required: Vec<String>,
     /// The resolved profile, without secrets: canonical JSON.
     pub profile: Vec<u8>,
+    /// What lets the device join a fleet, where it is to.
+    pub enroll: Option<Enroll>,
+}
+
+/// What lets a device join a fleet.
+#[derive(Clone, Debug)]
+pub struct Enroll {
+    /// The program `forge-device`, for the image's architecture.
+    pub program: Content,
     /// Fleet roots by file name: the only thing a device believes.
-    pub trust: BTreeMap<String, Vec<u8>>,
+    pub trust: BTreeMap<String, Content>,
 }
 
 /// A file of the site's.
@@ -89,12 +99,25 @@ pub fn compose(spec: &SiteSpec, below: &Tree) -> anyhow::Result<Tree> {
         tree.insert(file.path.clone(), node)?;
     }
     tree.insert(TreePath::parse("usr/lib/forge/profile.json")?, Node::file(spec.profile.clone(), 0o644))?;
+    if let Some(enrolling) = &spec.enroll {
+        enroll(enrolling, &mut tree)?;
+    }
+    units(spec, below, &mut tree)?;
+    Ok(tree)
+}
+
+/// The program, its units, and whom it believes. Started early, and nothing waits for it.
+fn enroll(spec: &Enroll, tree: &mut Tree) -> anyhow::Result<()> {
+    let program = Node::file(spec.program.clone(), 0o755);
+    tree.insert(TreePath::parse("usr/lib/forge/forge-device")?, program)?;
     for (name, root) in &spec.trust {
         let path = TreePath::parse("usr/lib/forge/trust.d")?.join(name)?;
         tree.insert(path, Node::file(root.clone(), 0o644))?;
     }
-    units(spec, below, &mut tree)?;
-    Ok(tree)
+    for (file, text) in template::ENROLL {
+        tree.insert(TreePath::parse(file)?, Node::text(*text, 0o644))?;
+    }
+    enable(tree, "sysinit.target.wants", "forge-device.service")
 }
 
 /// Names, versions, time zone, and what the console says.
@@ -190,7 +213,7 @@ mod tests {
             mask: vec![],
             required: vec![],
             profile: b"{}".to_vec(),
-            trust: BTreeMap::new(),
+            enroll: None,
         }
     }
 
@@ -204,6 +227,25 @@ mod tests {
         let tree = compose(&spec(), &below()).unwrap();
         assert_eq!(read(&tree, "etc/os-release"), "ID=debian\nIMAGE_ID=store-042\n");
         assert_eq!(read(&tree, "etc/hostname"), "store-042\n");
+    }
+
+    #[test]
+    fn only_a_device_that_enrols_has_the_program_and_it_waits_for_no_network() {
+        let program = TreePath::parse("usr/lib/forge/forge-device").unwrap();
+        assert!(compose(&spec(), &below()).unwrap().get(&program).is_none());
+        let enroll = Enroll {
+            program: Content::from(b"program".to_vec()),
+            trust: BTreeMap::from([("fleet-root.pub".into(), Content::from(b"key".to_vec()))]),
+        };
+        let tree = compose(&SiteSpec { enroll: Some(enroll), ..spec() }, &below()).unwrap();
+        assert_eq!(tree.get(&program).unwrap().mode, 0o755);
+        assert_eq!(read(&tree, "usr/lib/forge/trust.d/fleet-root.pub"), "key");
+        let unit = read(&tree, "usr/lib/systemd/system/forge-device.service");
+        let lines = unit.lines().filter(|line| !line.starts_with('#'));
+        assert!(lines.clone().any(|line| line == "StartLimitIntervalSec=0"));
+        assert!(lines.into_iter().all(|line| !line.contains("network")), "{unit}");
+        let link = TreePath::parse("etc/systemd/system/sysinit.target.wants/forge-device.service").unwrap();
+        assert!(tree.get(&link).is_some());
     }
 
     #[test]

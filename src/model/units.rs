@@ -38,7 +38,7 @@ impl std::iter::Sum for Bytes {
 }
 
 /// An instant in whole seconds since 1970-01-01 UTC: the one time that a build knows (SOURCE_DATE_EPOCH).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub i64);
 

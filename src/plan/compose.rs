@@ -8,7 +8,7 @@ use crate::layer::workload::name::ImageName;
 use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
 use crate::model::Bytes;
 use crate::oci::layer::Codec;
-use crate::profile::{self, ArchProfile, Artifact, Base, DiskFormat, Distribution, Profile};
+use crate::profile::{self, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Profile};
 use crate::tree::Content;
 use std::collections::BTreeSet;
 
@@ -29,6 +29,9 @@ pub enum PlanError {
     /// Manifests that the runtime would not take: file, line, and what would be right, a line each.
     #[error("{0}")]
     Manifests(String),
+    /// Devices that enrol need a program that was not given.
+    #[error("`enroll.mode` asks for the program forge-device for {0}, which is not there")]
+    NoProgram(Arch),
     /// The lock lacks something; it must be resolved again.
     #[error("the lock has no {0}")]
     NotLocked(String),
@@ -83,7 +86,7 @@ pub fn demand(
             PackageSet { name, arch, base: base.clone(), variant, request }
         };
         let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
-        os.extend(boot::implied_packages(arch).into_iter().map(String::from));
+        os.extend(boot::implied_packages(arch, &os).into_iter().map(String::from).collect::<Vec<_>>());
         match wanted.kubernetes.distribution {
             Distribution::None => {}
             Distribution::Podman => {
@@ -155,15 +158,28 @@ fn told(faults: &[manifest::Fault]) -> String {
     faults.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Composes the plan. `epoch` is SOURCE_DATE_EPOCH where that is set; else the lock's.
+/// Composes the plan. `epoch` is SOURCE_DATE_EPOCH where that is set; else the lock's. `programs` are those of
+/// `forge-device`, for profiles that enrol.
 ///
 /// # Errors
 /// [`PlanError`].
-pub fn compose(profile: &Profile, lock: &Lock, epoch: Option<Epoch>) -> Result<Plan, PlanError> {
+pub fn compose(
+    profile: &Profile,
+    lock: &Lock,
+    epoch: Option<Epoch>,
+    programs: &BTreeMap<Arch, Digest>,
+) -> Result<Plan, PlanError> {
     let epoch = epoch.unwrap_or(lock.epoch);
     let version = profile.version.as_ref().map_or_else(|| epoch.version(), |v| v.as_str().to_string());
-    let mut composer =
-        Composer { profile, lock, epoch, version: version.clone(), steps: vec![], keys: BTreeMap::new() };
+    let mut composer = Composer {
+        profile,
+        lock,
+        programs,
+        epoch,
+        version: version.clone(),
+        steps: vec![],
+        keys: BTreeMap::new(),
+    };
     let targets = profile
         .arch
         .iter()
@@ -182,6 +198,7 @@ pub fn compose(profile: &Profile, lock: &Lock, epoch: Option<Epoch>) -> Result<P
 struct Composer<'a> {
     profile: &'a Profile,
     lock: &'a Lock,
+    programs: &'a BTreeMap<Arch, Digest>,
     epoch: Epoch,
     version: String,
     steps: Vec<Step>,
@@ -277,8 +294,24 @@ impl Composer<'_> {
                 .collect(),
             files: wanted.os.file.iter().map(|f| self.file(f)).collect::<Result<_, _>>()?,
             profile: self.root_profile(wanted),
+            enroll: self.enrollment(arch)?,
         };
         Ok(self.step(arch, "site", Recipe::Site(site)))
+    }
+
+    fn enrollment(&self, arch: Arch) -> Result<Option<Enrollment>, PlanError> {
+        let enroll = &self.profile.enroll;
+        if enroll.mode == EnrollMode::None {
+            return Ok(None);
+        }
+        let program = *self.programs.get(&arch).ok_or(PlanError::NoProgram(arch))?;
+        let mut trust = BTreeMap::new();
+        for root in &enroll.trust {
+            // Two keys may have one name in two directories.
+            let name = root.as_str().rsplit('/').next().unwrap_or_default().trim_end_matches(".pub");
+            trust.insert(format!("{}-{name}.pub", trust.len()), self.locked(root.as_str())?);
+        }
+        Ok(Some(Enrollment { program, trust }))
     }
 
     /// The part of the resolved profile that the root partition is made from. Workloads are left out: they change

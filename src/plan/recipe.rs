@@ -123,6 +123,19 @@ pub struct Site {
     pub files: Vec<FileInput>,
     /// The resolved profile as canonical JSON, less the workloads: it holds no secret.
     pub profile: String,
+    /// What lets the device join a fleet, where it is to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enroll: Option<Enrollment>,
+}
+
+/// What lets a device join a fleet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Enrollment {
+    /// The program `forge-device`: part of what forge is installed with, and an input like any other.
+    pub program: Digest,
+    /// Fleet roots by file name.
+    pub trust: BTreeMap<String, Digest>,
 }
 
 /// The runtime's part on the root partition.

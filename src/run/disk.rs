@@ -1,11 +1,13 @@
 //! An artifact → a disk that a device may grow into: unpacked once, with holes where it is empty, longer than its content.
 
 use crate::host::fs::{Durability, Staged};
+use crate::tree::Content;
 use anyhow::{Context as _, bail};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What is looked at for being empty: the block of every file system that holds the copy.
 const BLOCK: usize = 4096;
@@ -34,6 +36,16 @@ pub fn unpack(artifact: &Path, target: &Path, size: u64) -> anyhow::Result<()> {
     // Synced: nothing checks a copy that an earlier boot of this machine left.
     staged.commit(Durability::Synced)?;
     Ok(())
+}
+
+/// Copies the disk `from` into the empty file `to`, holes staying holes.
+///
+/// # Errors
+/// What the file system says.
+pub fn copy_sparse(from: &Path, to: &File) -> anyhow::Result<()> {
+    let content = Content::of_file(Arc::new(File::open(from)?))?;
+    to.set_len(content.len())?;
+    content.copy_to(to, 0).with_context(|| format!("copying {}", from.display()))
 }
 
 /// Copies with holes; the length.

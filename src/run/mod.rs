@@ -1,8 +1,10 @@
 //! `forge run`: boots what ships, in QEMU, with forge's own pinned tools.
 //!
 //! [`tools`] starts programs of unpacked Debian packages without installing them; [`qemu`] turns what is to be run into an
-//! argument vector; [`disk`] makes a disk that the device may grow into and write on, without touching the artifact.
+//! argument vector; [`disk`] makes a disk that the device may grow into and write on, without touching the artifact, and [`bundle`] puts an
+//! enrollment bundle on it.
 
+pub mod bundle;
 pub mod disk;
 pub mod qemu;
 pub mod tools;

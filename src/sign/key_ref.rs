@@ -7,7 +7,8 @@
 //!
 //! Every signature of a program is checked against the public key it named before it is used.
 
-use super::key::{MAX_PEM, PrivateKey, PublicKey, Secret};
+use super::key::{MAX_PEM, PrivateKey, PublicKey};
+use super::key_file::Secret;
 use super::{Signature, Signer, Verifier as _};
 use crate::host::tool::ToolCall;
 use anyhow::{Context as _, bail};
@@ -198,7 +199,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = PrivateKey::generate().unwrap();
         let path = dir.path().join("k.key");
-        super::super::key::write_pair(&key, &path, Some(&Zeroizing::new("word".into()))).unwrap();
+        super::super::key_file::write_pair(&key, &path, Some(&Zeroizing::new("word".into()))).unwrap();
         let opened = KeyRef::File(path.clone()).open(|| Ok(Zeroizing::new("word".into()))).unwrap();
         assert_eq!(opened.key_id(), key.key_id());
         let error = KeyRef::File(dir.path().join("none")).open(none).err().unwrap();

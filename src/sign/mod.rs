@@ -2,17 +2,25 @@
 //!
 //! Ed25519 (RFC 8032) alone: it is deterministic, so that the same bytes under the same key are the same signed release.
 //! Verification gives a [`Verified`] value or an error, never a bool, and nothing else can make a `Verified`. Imports no
-//! format: what the bytes are is the business of who asks. [`certificate`] only reads dates. The envelopes around signatures are [`dsse`], [`bundle`] and
-//! [`simple_signing`], the keys are [`key`] and [`key_ref`].
+//! format: what the bytes are is the business of who asks. The envelopes around signatures are [`dsse`], `bundle` and
+//! `simple_signing`; the keys are [`key`], `key_file` and `key_ref`. `certificate` reads dates alone. A device has
+//! [`dsse`] and [`key`].
 
+#[cfg(feature = "cli")]
 pub mod bundle;
+#[cfg(feature = "cli")]
 pub mod certificate;
 pub mod dsse;
 pub mod key;
+#[cfg(feature = "cli")]
+pub mod key_file;
+#[cfg(feature = "cli")]
 pub mod key_ref;
+#[cfg(feature = "cli")]
 pub mod simple_signing;
 
 pub use key::{KeyId, PrivateKey, PublicKey};
+#[cfg(feature = "cli")]
 pub use key_ref::KeyRef;
 
 use base64::Engine as _;

@@ -14,6 +14,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("sign", &["host"]),
     // It ships on devices: no image format, no planning, no effect.
     ("enroll", &["sign"]),
+    ("tpm", &[]),
+    // Likewise, with the box below it; of disks it knows only how to read a stick.
+    ("device", &["disk", "enroll", "host", "sign"]),
     ("fleet", &["enroll", "host", "sign"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
@@ -42,7 +45,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "inspect",
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
-    ("run", &["disk", "host"]),
+    ("run", &["disk", "enroll", "host", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
@@ -54,6 +57,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("lib", &[]),
     ("main", &["cli", "debian", "host"]),
+    ("bin", &["device"]),
 ];
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -25,4 +25,5 @@ mod profile;
 mod release;
 mod support;
 mod tamper;
+mod tpm;
 mod user;

@@ -3,12 +3,12 @@
 use super::{Kitchen, LAYER};
 use crate::layer;
 use crate::layer::kubernetes::podman;
-use crate::layer::site::{SiteFile, SiteSpec, User};
+use crate::layer::site::{Enroll, SiteFile, SiteSpec, User};
+use crate::model::Digest;
 use crate::oci;
-use crate::plan::{Blob, Os, Runtime, Site};
+use crate::plan::{Blob, Enrollment, Os, Runtime, Site};
 use crate::tree::tar::Written;
 use anyhow::Context as _;
-use std::collections::BTreeMap;
 use std::num::NonZero;
 
 /// Writes the operating system's layer.
@@ -43,10 +43,17 @@ pub fn site(spec: &Site, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         mask: vec![],
         required: vec![],
         profile: spec.profile.clone().into_bytes(),
-        trust: BTreeMap::new(),
+        enroll: enroll(spec.enroll.as_ref(), kitchen)?,
     };
     let tree = layer::site::compose(&site, &kitchen.tree(&spec.os)?)?;
     kitchen.write_layer(&tree)
+}
+
+fn enroll(spec: Option<&Enrollment>, kitchen: &Kitchen<'_>) -> anyhow::Result<Option<Enroll>> {
+    let Some(spec) = spec else { return Ok(None) };
+    let root = |(name, digest): (&String, &Digest)| Ok((name.clone(), kitchen.blob(*digest)?));
+    let trust = spec.trust.iter().map(root).collect::<anyhow::Result<_>>()?;
+    Ok(Some(Enroll { program: kitchen.blob(spec.program)?, trust }))
 }
 
 /// Writes the runtime's layer.

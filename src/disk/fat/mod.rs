@@ -1,20 +1,32 @@
-//! FAT: the ESP and the FORGE-ENROLL partition, from a tree ([`write()`]) and back ([`read()`]).
+//! FAT: the ESP and the FORGE-ENROLL partition, from a tree ([`write()`]) and back ([`read()`]), and volumes that others
+//! wrote ([`foreign`]).
 //!
 //! Microsoft's "FAT32 File System Specification" 1.03: FAT16 and FAT32 (by the count of clusters), 512-byte sectors, two
-//! FATs, long names. The layout is contiguous and in tree order, so the bytes depend on tree and spec alone, and a file
-//! read back is a window of the image.
+//! FATs, long names. What forge writes is contiguous and in tree order, so the bytes depend on tree and spec alone, and a
+//! file read back is a window of the image.
 
-mod names;
+pub mod foreign;
+#[cfg(feature = "cli")]
+mod layout;
+pub mod names;
+#[cfg(feature = "cli")]
 mod read;
+#[cfg(feature = "cli")]
 mod write;
 
+#[cfg(feature = "cli")]
+pub use layout::volume_id;
+#[cfg(feature = "cli")]
+use layout::{Geometry, dos_time, epoch_of};
+#[cfg(feature = "cli")]
 pub use names::NameError;
+#[cfg(feature = "cli")]
 pub use read::{FatError, Volume, read};
+#[cfg(feature = "cli")]
 pub use write::{FatSpec, WriteError, write};
 
-use crate::model::{Epoch, Guid};
-
 /// Bytes of a sector.
+#[cfg(feature = "cli")]
 const SECTOR: u64 = 512;
 /// Bytes of a directory entry.
 const ENTRY: usize = 32;
@@ -22,113 +34,17 @@ const ENTRY: usize = 32;
 const FAT16_CLUSTERS: u64 = 4085;
 /// From this many clusters on a volume is FAT32.
 const FAT32_CLUSTERS: u64 = 65525;
-/// Drivers differ by a few in how they count, so no volume comes closer than this to a limit.
-const MARGIN: u64 = 16;
 
 /// Attribute bits of a directory entry.
 mod attribute {
     pub const VOLUME_LABEL: u8 = 0x08;
     pub const DIRECTORY: u8 = 0x10;
+    #[cfg(feature = "cli")]
     pub const ARCHIVE: u8 = 0x20;
     /// Read-only, hidden, system and label at once: a part of a long name.
     pub const LONG_NAME: u8 = 0x0f;
 }
 
-/// The volume ID that goes with a partition: its first four bytes. FAT16 stores the ID once, and so it can be checked.
-pub fn volume_id(partition: &Guid) -> u32 {
-    let b = partition.as_bytes();
-    u32::from_be_bytes([b[0], b[1], b[2], b[3]])
-}
-
-/// Where things lie on a volume of a given size: all of it follows from the size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Geometry {
-    /// Whether it is FAT32.
-    wide: bool,
-    /// Sectors of the volume.
-    sectors: u64,
-    /// Sectors before the first FAT.
-    reserved: u64,
-    /// Sectors of one FAT.
-    fat: u64,
-    /// Entries of the root directory that lie outside the clusters: FAT16 only.
-    root_entries: u64,
-    /// Bytes of a cluster.
-    cluster: u64,
-    /// Count of clusters.
-    clusters: u64,
-}
-
-impl Geometry {
-    /// For a volume of `size` bytes, FAT32 (`wide`) or FAT16; `None` where none of that kind and size is valid.
-    fn new(size: u64, wide: bool) -> Option<Geometry> {
-        let sectors = size / SECTOR;
-        if !size.is_multiple_of(SECTOR) || sectors > u64::from(u32::MAX) {
-            return None;
-        }
-        let (reserved, root_entries) = if wide { (32, 0) } else { (1, 512) };
-        let root_sectors = root_entries * ENTRY as u64 / SECTOR;
-        // The smallest clusters up to 4 KiB that are few enough, as mkfs.fat has it; larger ones waste in small files.
-        [1u64, 2, 4, 8, 16, 32, 64].into_iter().find_map(|per_cluster| {
-            let width = if wide { 4 } else { 2 };
-            let data = sectors.checked_sub(reserved + root_sectors)?;
-            // Each cluster takes its sectors and an entry in both FATs.
-            let fat = ((data + 2 * per_cluster) * width).div_ceil(per_cluster * SECTOR + 2 * width);
-            let clusters = data.checked_sub(2 * fat)? / per_cluster;
-            let fits = if wide {
-                let few = per_cluster >= 8 || clusters <= 8 * FAT32_CLUSTERS;
-                (FAT32_CLUSTERS + MARGIN..0x0fff_fff0).contains(&clusters) && few
-            } else {
-                (FAT16_CLUSTERS + MARGIN..FAT32_CLUSTERS - MARGIN).contains(&clusters)
-            };
-            let cluster = per_cluster * SECTOR;
-            fits.then_some(Geometry { wide, sectors, reserved, fat, root_entries, cluster, clusters })
-        })
-    }
-
-    fn fat_at(&self, copy: u64) -> u64 {
-        (self.reserved + copy * self.fat) * SECTOR
-    }
-
-    fn root_at(&self) -> u64 {
-        self.fat_at(2)
-    }
-
-    fn cluster_at(&self, cluster: u64) -> u64 {
-        self.root_at() + self.root_entries * ENTRY as u64 + (cluster - 2) * self.cluster
-    }
-
-    /// What marks the last cluster of a chain.
-    fn end_of_chain(&self) -> u32 {
-        if self.wide { 0x0fff_ffff } else { 0xffff }
-    }
-}
-
-/// Date and time as directory entries have them: two seconds fine, 1980 to 2107, here in UTC.
-fn dos_time(epoch: Epoch) -> (u16, u16) {
-    let low = 315_532_800; // 1980-01-01T00:00:00Z
-    let high = 4_354_819_198; // 2107-12-31T23:59:58Z
-    let seconds = epoch.0.clamp(low, high);
-    let Ok(time) = jiff::Timestamp::from_second(seconds) else { return (1 << 5 | 1, 0) };
-    let t = jiff::tz::Offset::UTC.to_datetime(time);
-    let date = (t.year() - 1980) as u16 * 512 + t.month() as u16 * 32 + t.day() as u16;
-    (date, t.hour() as u16 * 2048 + t.minute() as u16 * 32 + t.second() as u16 / 2)
-}
-
-/// The inverse of [`dos_time`]; `None` where the fields are no time.
-fn epoch_of(date: u16, time: u16) -> Option<Epoch> {
-    let t = jiff::civil::DateTime::new(
-        1980 + (date / 512) as i16,
-        (date / 32 % 16) as i8,
-        (date % 32) as i8,
-        (time / 2048) as i8,
-        (time / 32 % 64) as i8,
-        (time % 32 * 2) as i8,
-        0,
-    );
-    let time = jiff::tz::Offset::UTC.to_timestamp(t.ok()?).ok()?;
-    Some(Epoch(time.as_second()))
-}
-
 #[cfg(test)]
+#[cfg(feature = "cli")]
 mod tests;

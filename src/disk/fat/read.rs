@@ -2,7 +2,7 @@
 //!
 //! Strict on purpose: after reading, the volume is planned anew from what was read and compared, so that no byte but
 //! those of the files' contents is unchecked. A volume that another system has written to (which FORGE-ENROLL is for) is
-//! none that forge released, and is refused here; the device reads it through the kernel.
+//! none that forge released, and is refused here; [`super::foreign`] reads those.
 
 use super::write::{FatSpec, plan};
 use super::{ENTRY, Geometry, SECTOR, attribute, epoch_of, names};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Epoch;
 use crate::tree::{Content, Node, Tree, TreePath};
 use proptest::prelude::*;
 use std::fs::File;
