@@ -29,7 +29,6 @@ pub struct Fleet {
 pub struct Bundle {
     pub envelope: Envelope,
     pub ticket_seed: Option<[u8; 32]>,
-    pub id: String,
 }
 
 impl Fleet {
@@ -84,7 +83,6 @@ impl Fleet {
         Bundle {
             envelope: document.sign(&[&self.root]).unwrap(),
             ticket_seed: document.ticket.as_ref().map(|_| seed),
-            id: document.bundle_id.clone(),
         }
     }
 
