@@ -52,6 +52,8 @@ pub(super) struct Session {
     pub first: usize,
     /// The endpoint that answers.
     pub line: Option<Line>,
+    /// The last call on the line was lost.
+    pub missed: bool,
     /// Where the fleet says the device stands.
     pub standing: Option<Standing>,
     /// The fleet has forgotten a device that it knew: it claims again.

@@ -149,7 +149,14 @@ impl<E: Effects> Device<E> {
                     Said::No(answer) => answer.now,
                 };
                 now.line = Some(line);
+                now.missed = false;
                 self.set_clock(at)?;
+            }
+            // Lost once, perhaps by chance: the same call is repeated to the same endpoint, whose nonce is still good.
+            Err(pause)
+                if pause.code.is_some_and(may_be_chance) && !std::mem::replace(&mut now.missed, true) =>
+            {
+                now.line = Some(line);
             }
             // The next endpoint may do better than one that answers a greeting and nothing else.
             Err(_) => now.first = line.index + 1,
@@ -368,6 +375,11 @@ impl<E: Effects> Device<E> {
             Err(_) => u32::MAX / 2,
         }
     }
+}
+
+/// Whether a call that ended so may go through the next time to the same endpoint. What answered in its place will not.
+const fn may_be_chance(code: Code) -> bool {
+    !matches!(code, Code::Portal | Code::ForeignCertificate | Code::ProxyRefused)
 }
 
 fn awaiting(retry_after_s: Option<u32>, reason: String) -> Pause {

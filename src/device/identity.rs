@@ -104,7 +104,7 @@ pub fn same_box(saved: &SavedFacts, facts: &SavedFacts) -> bool {
 /// Holds the hardware against the saved fingerprint, and writes down what is new of it. Whether the disk came from
 /// another box.
 pub fn is_foreign(io: &mut impl Effects, store: &mut Store, facts: &Facts) -> Result<bool, Pause> {
-    let Some(saved) = store.get_json::<Print>(io, Path::new(artefact::HW))? else { return Ok(false) };
+    let Some(saved) = store.peek_json::<Print>(io, Path::new(artefact::HW))? else { return Ok(false) };
     let now = SavedFacts::from(facts);
     if !same_box(&saved.facts, &now) {
         return Ok(true);

@@ -108,6 +108,9 @@ impl Policy {
         match case.endorsement {
             Endorsement::Proved => pending("endorsement key proved, but its maker is not known"),
             _ if !in_time => pending("outside the ticket's time"),
+            _ if !case.row_fits && case.mode == Mode::Batch => {
+                pending("a batch's box: a person has to approve")
+            }
             _ if !fits => pending("no row of the bundle fits well enough"),
             _ => pending("a person has to approve"),
         }

@@ -29,7 +29,6 @@ pub struct Fleet {
 pub struct Bundle {
     pub envelope: Envelope,
     pub ticket_seed: Option<[u8; 32]>,
-    pub id: String,
 }
 
 impl Fleet {
@@ -84,8 +83,12 @@ impl Fleet {
         Bundle {
             envelope: document.sign(&[&self.root]).unwrap(),
             ticket_seed: document.ticket.as_ref().map(|_| seed),
-            id: document.bundle_id.clone(),
         }
+    }
+
+    /// The key that images of the fleet believe.
+    pub fn root_key(&self) -> PublicKey {
+        self.root.public_key().clone()
     }
 
     /// A bundle with a ticket for the box of serial number `serial`, which is to be called `name`.

@@ -7,22 +7,25 @@ use forge::enroll::bootstrap::Mode;
 use forge::enroll::claim::State;
 use forge::fleet::operator::{self, Wanted};
 use forge::fleet::{Device, Home};
+use rustix::process::{Pid, Signal};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A browser with one page, spoken to over a WebSocket (RFC 6455, text frames alone).
 struct Browser {
-    child: Child,
+    _processes: Processes,
     socket: BufReader<TcpStream>,
     calls: u64,
 }
 
 impl Browser {
     fn open(program: &Path, profile: &Path, url: &str) -> Browser {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args([
                 "--headless",
                 "--no-sandbox", // tests may run as root, whom the sandbox refuses
@@ -38,21 +41,28 @@ impl Browser {
             .arg(url)
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(child.stderr.take().unwrap());
+            .process_group(0);
+        let mut processes = Processes(command.spawn().unwrap());
+        let said = BufReader::new(processes.0.stderr.take().unwrap());
         let line = said.lines().map_while(Result::ok).find(|l| l.contains("DevTools listening on"));
         let line = line.expect("the browser says where it listens");
         let address = line.split("ws://").nth(1).unwrap().split('/').next().unwrap().to_string();
         // The page's own socket stands in the list of targets.
         let mut target = String::new();
         for _ in 0..100 {
-            let mut list = TcpStream::connect(&address).unwrap();
-            write!(list, "GET /json/list HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-            let mut text = String::new();
-            list.read_to_string(&mut text).unwrap();
-            let json = text.split("\r\n\r\n").nth(1).unwrap_or_default();
-            let targets: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+            let mut list = BufReader::new(TcpStream::connect(&address).unwrap());
+            write!(list.get_mut(), "GET /json/list HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            let (mut length, mut line) = (0, String::new());
+            while line != "\r\n" {
+                line.clear();
+                list.read_line(&mut line).unwrap();
+                if let Some(value) = line.strip_prefix("Content-Length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            let mut json = vec![0; length];
+            list.read_exact(&mut json).unwrap();
+            let targets: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
             let page = targets.as_array().and_then(|t| t.iter().find(|t| t["type"] == "page").cloned());
             if let Some(page) = page {
                 target = page["webSocketDebuggerUrl"].as_str().unwrap().into();
@@ -75,7 +85,7 @@ impl Browser {
             line.clear();
             socket.read_line(&mut line).unwrap();
         }
-        Browser { child, socket, calls: 0 }
+        Browser { _processes: processes, socket, calls: 0 }
     }
 
     fn command(&mut self, method: &str, parameters: serde_json::Value) -> serde_json::Value {
@@ -153,10 +163,13 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
+/// A group of processes that ends with the value: the program is a script that starts the browser, which starts more.
+struct Processes(Child);
+
+impl Drop for Processes {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = rustix::process::kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+        let _ = self.0.wait();
     }
 }
 
@@ -239,7 +252,13 @@ fn an_operator_sees_and_decides_on_the_page() {
     browser.until("document.querySelectorAll('#rows tr').length === 1");
     browser.eval("document.querySelector('#rows button').click(); null");
     browser.until("document.querySelector('#ask').open");
-    assert!(browser.eval("document.querySelector('#ask p').textContent").as_str().unwrap().contains(&words));
+    assert!(
+        browser
+            .eval("document.querySelector('#ask .big-words').textContent")
+            .as_str()
+            .unwrap()
+            .contains(&words)
+    );
     browser.screenshot("approve");
     browser.eval("document.querySelector('#ask button[value=yes]').click(); null");
     browser.until("document.querySelector('#rows tr')?.className === 'approved'");
