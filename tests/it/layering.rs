@@ -46,6 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
     ("run", &["disk", "enroll", "host", "tree"]),
+    ("trial", &["carrier", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
