@@ -70,6 +70,12 @@ impl<E: Effects> Device<E> {
         if self.now.identity.is_none() {
             return self.open_identity();
         }
+        if !self.now.looked_for_grant && survey.claimed && survey.granted <= survey.applied {
+            self.now.looked_for_grant = true;
+            if self.take_grant_along(survey.applied)? {
+                return Ok(());
+            }
+        }
         let have = survey.applied;
         let mut ready = None;
         if survey.revoked {

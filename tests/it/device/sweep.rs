@@ -78,3 +78,65 @@ fn crash_sweep_pairs() {
     }
     println!("crash_sweep: {pairs} pairs of cuts, of which both fell in {both}");
 }
+
+#[test]
+fn crash_sweep_kill_then_cut() {
+    // Killed with the power on, the program starts again on what need not be durable yet; then the power goes.
+    let length = length();
+    let mut dice = Dice(0x2b1d);
+    let mut runs = 0;
+    for kill in 0..length {
+        for distance in [30 + dice.below(30), 60 + dice.below(length)] {
+            let (fleet, sim, _) = with_cuts(&[(kill, None), (kill + distance, Some(Loss::Drop))], kill);
+            assert_eq!(fleet.devices().len(), 1, "killed at {kill}, cut {distance} later: a second key");
+            outcome(&fleet, &sim);
+            runs += 1;
+        }
+    }
+    println!("crash_sweep: {runs} kills followed by a cut");
+}
+
+#[test]
+fn a_block_that_rots_is_noticed() {
+    let (_, sim) = one_box();
+    let (_, whole) = (0, join(sim));
+    let ours = |sim: &SimBox| -> Vec<std::path::PathBuf> {
+        sim.disk.paths().into_iter().filter(|p| p.starts_with(artefact::ROOT)).collect()
+    };
+    let mut again = 0;
+    for path in ours(&whole) {
+        for harm in 0..4 {
+            let (fleet, sim) = one_box();
+            let mut sim = join(sim);
+            let mut bytes = sim.disk.read(&path, 4 << 20).unwrap().unwrap();
+            let middle = bytes.len() / 3;
+            match harm {
+                0 => bytes.clear(),
+                1 => bytes.fill(0),
+                2 => bytes.truncate(middle),
+                _ => bytes[middle] ^= 1,
+            }
+            sim.disk.write(&path, &bytes).unwrap();
+            sim.disk.sync_file(&path).unwrap();
+            sim.restart();
+            let (sim, end) = run(sim, 5 * HOUR, finished);
+            // Only the key itself cannot be had again, once the ticket is gone: that takes a person, who is told.
+            let key = path.starts_with("/var/lib/forge/id");
+            if end == End::Reached {
+                assert_joined_once(&fleet, &sim);
+                again += 1;
+            } else {
+                let code = sim.last_view.as_ref().unwrap().code;
+                let told = code.is_some_and(|c| c.needs_a_person());
+                assert!(told && (key || path.starts_with(artefact::BUNDLES)), "{path:?} {harm}: {code:?}");
+            }
+            assert!(key || sim.active, "{path:?} {harm}");
+            assert_eq!(fleet.devices().len(), 1, "{path:?} {harm}");
+        }
+    }
+    println!(
+        "rot: {} artefacts, {again} of {} runs joined again by themselves",
+        ours(&whole).len(),
+        4 * ours(&whole).len()
+    );
+}

@@ -3,14 +3,17 @@
 use super::*;
 use crate::fleet::boxes::START;
 use forge::device::effects::Call;
-use forge::enroll::DeviceId;
+use forge::enroll::bootstrap::Bootstrap;
 use forge::enroll::claim::{self, Answer};
 use forge::enroll::envelope::{Context, Direction, Nonce, seal};
-use forge::enroll::grant::{Binding, Grant, Material, OpeningKey};
+use forge::enroll::grant::{Binding, File, Grant, Item, Material, OpeningKey};
+use forge::enroll::offline::{OfflineRequest, request_name};
+use forge::enroll::{DeviceId, bundle};
 use forge::fleet::operator::Order;
 use forge::model::Epoch;
 use forge::sign::PrivateKey;
 use std::collections::BTreeMap;
+use zeroize::Zeroizing;
 
 #[test]
 fn threat_22_denied_for_days_then_approved() {
@@ -249,4 +252,61 @@ fn a_joined_site_opens_with_a_broken_disk_a_silent_tpm_or_a_lost_bundle() {
             assert_eq!(fleet.only().id, device, "its identity is not thrown away for that");
         }
     }
+}
+
+#[test]
+fn a_box_that_no_network_ever_reaches_joins_by_stick() {
+    let (fleet, mut sim) = one_box();
+    sim.weather = Box::new(|_, _| Fate::Fails(NetError::NoLink));
+    let (sim, codes) = codes_within(sim, HOUR);
+    assert_eq!(codes, [Code::NoLink]);
+    let (name, request) = sim.left.iter().next().expect("its request is on the stick");
+    // The answer, as `forge enroll answer` makes it.
+    let (request, signers) = OfflineRequest::open(request).unwrap();
+    let id = DeviceId::of(&request.claim.device_pub);
+    assert_eq!(*name, request_name(&id));
+    let opened = Bootstrap::open(&serde_json::to_vec(&request.claim.bootstrap).unwrap(), &fleet.keys.trust());
+    signers.include(&opened.unwrap().get().ticket.as_ref().unwrap().r#pub).unwrap();
+    let granted = |generation: u64, nonce: &Nonce| {
+        let binding = Binding { device: &id, generation, nonce };
+        let file =
+            File { path: "/etc/forge/token".into(), mode: 0o600, content: Zeroizing::new("dG9rZW4=".into()) };
+        let material = Material { items: vec![Item::Files { files: vec![file] }] };
+        let (enc, sealed) = material.seal(&request.claim.enc_pub, &binding).unwrap();
+        let grant = Grant {
+            schema: 1,
+            grant_id: "by-stick".into(),
+            device: id.clone(),
+            generation,
+            nonce: nonce.clone(),
+            issued_at: START,
+            node_name: "store-042".into(),
+            labels: BTreeMap::new(),
+            enc,
+            sealed,
+        };
+        let envelope = serde_json::to_vec(&grant.sign(&fleet.keys.grant_key).unwrap()).unwrap();
+        let files = BTreeMap::from([(bundle::grant_name(&id), Zeroizing::new(envelope))]);
+        Carrier { kind: CarrierKind::Stick, place: "sdb1".into(), files }
+    };
+    // The answer to another question is left where it is.
+    let mut sim = sim;
+    sim.plug = Some((sim.time, granted(1, &Nonce::from_random([8; 16]))));
+    let (mut sim, _) = codes_within(sim, HOUR);
+    assert!(!sim.active);
+    let start = sim.time;
+    sim.plug = Some((start, granted(1, &request.grant.nonce)));
+    let (mut sim, end) = run(sim, HOUR, |sim, _| sim.active);
+    assert_eq!(end, End::Reached);
+    assert!(sim.time < start + Duration::from_secs(400));
+    let token = sim.disk.read(Path::new("/etc/forge/token"), 99).unwrap();
+    assert_eq!(token.as_deref(), Some(&b"token"[..]));
+    // Should a network come after all, the fleet learns of it.
+    let (back, _) = codes_within(sim, HOUR);
+    sim = back;
+    assert_eq!(sim.last_view.as_ref().unwrap().word(), "WORKING OFFLINE");
+    sim.weather = Box::new(|_, _| Fate::Through);
+    let (_, end) = run(sim, 3 * HOUR, finished);
+    assert_eq!(end, End::Reached);
+    assert_eq!((fleet.only().state, fleet.only().acked), (claim::State::Joined, 1));
 }
