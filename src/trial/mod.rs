@@ -165,7 +165,7 @@ impl Trial<'_> {
             );
             running.stay(Duration::from_millis(200), self.cancel)?;
         }
-        (self.say)(&format!("{case}: joined {} s after power on", start.elapsed().as_secs()));
+        (self.say)(&format!("{case}: joined after {} s", start.elapsed().as_secs()));
         setting.check()?;
         ensure!(!running.has_said(&String::from_utf8_lossy(ticket)), "the ticket is on its console");
         if case == Case::Joins {
