@@ -288,6 +288,24 @@ pub enum EnrollVerb {
         after_help = "Examples:\n  forge enroll bundle store.toml --inventory devices.csv\n  forge enroll bundle store.toml --batch spring --boxes 200 --carrier image"
     )]
     Bundle(BundleArgs),
+    /// Answer requests that a stick brought from boxes without a network
+    ///
+    /// A box leaves `requests/DEVICE.req` on a stick whose partition is named FORGE-ENROLL-RW. What is written goes back on
+    /// the same stick: the box takes its grant from there. The endpoint's directory may be in use.
+    #[command(
+        after_help = "Example:\n  forge enroll answer /media/stick/requests/*.req --dir fleet --out /media/stick/forge-enroll"
+    )]
+    Answer {
+        /// The requests
+        #[arg(required = true, value_name = "REQUEST")]
+        requests: Vec<PathBuf>,
+        /// The fleet's directory
+        #[arg(long, value_name = "DIR", default_value = "fleet")]
+        dir: PathBuf,
+        /// The folder forge-enroll of the stick: grants go to OUT/grants/
+        #[arg(long, value_name = "OUT")]
+        out: PathBuf,
+    },
 }
 
 /// What bundles are made of.

@@ -7,18 +7,20 @@ use crate::enroll::bootstrap::{DevicePolicy, Mode};
 use crate::enroll::issue::{Description, Order};
 use crate::enroll::{self, Code, inventory};
 use crate::error::{self, Kind, Mark as _};
+use crate::fleet::Home;
 use crate::host::{clock, fs};
 use crate::model::Epoch;
 use crate::profile::{EnrollMode, Profile, Ticket};
 use crate::sign::key_ref::KeyRef;
 use crate::sign::{PublicKey, Signer, certificate};
 use anyhow::{Context as _, anyhow};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Runs a verb of enrollment.
 pub fn run(session: &Session, verb: EnrollVerb) -> anyhow::Result<()> {
     match verb {
         EnrollVerb::Bundle(args) => bundle(session, &args),
+        EnrollVerb::Answer { requests, dir, out } => answer(session, &requests, &dir, &out),
     }
 }
 
@@ -173,6 +175,52 @@ fn lasting(order: &Order) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Answers requests of boxes without a network.
+fn answer(session: &Session, requests: &[PathBuf], dir: &Path, out: &Path) -> anyhow::Result<()> {
+    let home = Home::open(dir).kind(Kind::Input).hint("--dir says where the fleet's directory is")?;
+    let service = home.service(1)?;
+    let mut waiting = 0;
+    for path in requests {
+        let answered = read_request(path)
+            .and_then(|bytes| service.answer_offline(&bytes, clock::now()))
+            .with_context(|| format!("answering {}", path.display()))
+            .kind(Kind::Verify)?;
+        let device = &answered.device;
+        let file = answered.grant.as_ref().map(|_| out.join(enroll::bundle::grant_name(device)));
+        let human = match (&answered.grant, &file) {
+            (Some(grant), Some(file)) => {
+                fs::write_atomic(file, &serde_json::to_vec(grant)?, 0o644)
+                    .with_context(|| format!("writing {}", file.display()))?;
+                format!("{device}  granted: {}", file.display())
+            }
+            _ => {
+                waiting += 1;
+                format!("{device}  {}: {} ({})", answered.state.as_str(), answered.reason, answered.words)
+            }
+        };
+        session.ui.result(
+            "answer",
+            &serde_json::json!({ "device": device, "state": answered.state, "words": answered.words,
+                "reason": answered.reason, "grant": file }),
+            human,
+        );
+    }
+    if waiting > 0 {
+        session
+            .ui
+            .note("those that wait: compare the words, `forge fleet approve DEVICE`, then answer again");
+    }
+    Ok(())
+}
+
+fn read_request(path: &Path) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = vec![];
+    // A stick is hostile: one byte more than a request may have is enough to refuse it.
+    fs::open_regular(path)?.take(enroll::MAX_BODY as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Tells what a code means, or all of them.

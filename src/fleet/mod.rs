@@ -5,6 +5,7 @@
 //! | service | a request and the time → a signed answer; no socket | [`service`] |
 //! | claims | a signed claim → where the device stands; first claim binds | [`claim`] |
 //! | grants | material → sealed, numbered, signed, kept a day | [`granting`] |
+//! | sticks | a request that came by hand → a grant that goes back so | [`offline`] |
 //! | store | work → a commit that is on the disk before anybody is answered | [`store`], [`record`] |
 //! | nonces, limits | stateless freshness; buckets by ticket | [`nonce`], [`limit`] |
 //! | operators | an order, or a question → the database | [`operator`] |
@@ -23,6 +24,7 @@ pub mod http;
 pub mod limit;
 pub mod metrics;
 pub mod nonce;
+pub mod offline;
 pub mod operator;
 pub mod page;
 pub mod record;

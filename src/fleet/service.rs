@@ -10,16 +10,17 @@ use crate::enroll::claim::{
     Refusal, State,
 };
 use crate::enroll::code::Code;
-use crate::enroll::envelope::{Context, Direction, Nonce, Sealed, seal};
+use crate::enroll::envelope::{Context, Direction, Nonce, Sealed, Signers, seal};
 use crate::enroll::policy::Policy;
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::Store;
-use crate::fleet::claim::{Hearing, Known, refusal};
+use crate::fleet::claim::{Hearing, Judged, Known, refusal};
 use crate::fleet::granting::GrantSource;
 use crate::fleet::limit::{self, Limiter, Rate};
 use crate::fleet::nonce::Nonces;
 use crate::fleet::record::{Device, MOST};
 use crate::model::{Digest, Epoch};
+use crate::sign::dsse::Envelope;
 use crate::sign::{PrivateKey, PublicKey, Signer as _};
 use rusqlite::params;
 use serde::de::DeserializeOwned;
@@ -126,7 +127,7 @@ impl Refused {
 }
 
 /// Why a request has no body of its own for an answer.
-enum Stop {
+pub(super) enum Stop {
     Refused(Refused),
     Trouble(anyhow::Error),
 }
@@ -313,11 +314,7 @@ impl Service {
     }
 
     /// The payload of a request that is fresh, with the keys that signed it.
-    fn open<T: DeserializeOwned>(
-        &self,
-        request: &Request,
-        now: Epoch,
-    ) -> Result<(T, crate::enroll::envelope::Signers), Stop> {
+    fn open<T: DeserializeOwned>(&self, request: &Request, now: Epoch) -> Result<(T, Signers), Stop> {
         let malformed = |why: String| Refused::without_code(422, why);
         let sealed = Sealed::parse(&request.body).map_err(|e| malformed(e.to_string()))?;
         if !self.nonces.is_fresh(sealed.nonce(), now) {
@@ -341,6 +338,20 @@ impl Service {
             return Err(Refused::later(503, "too many claims at once", spread(nonce, 5, 60)).into());
         }
         let (claim, signers) = self.open::<Claim>(request, now)?;
+        let judged = self.admit(claim, &signers, nonce, now)?;
+        let mut reply = Reply::of(judged.status, &judged.device.standing())?;
+        reply.retry_after_s = (judged.status == 202).then_some(2); // then waiting is done with GET
+        Ok(reply)
+    }
+
+    /// Judges a claim that `signers` signed.
+    pub(super) fn admit(
+        &self,
+        claim: Claim,
+        signers: &Signers,
+        nonce: &Nonce,
+        now: Epoch,
+    ) -> Result<Judged, Stop> {
         let foreign = |e: crate::sign::Refused| Refused::without_code(422, format!("the claim: {e}"));
         signers.include(&claim.device_pub).map_err(foreign)?;
         sensible(&claim)?;
@@ -360,12 +371,9 @@ impl Service {
             Refused::later(429, "too many claims with this ticket", wait + spread(nonce, 0, 10))
         })?;
         let settings = self.settings.clone();
-        let judged = self.store.write(move |connection| {
+        Ok(self.store.write(move |connection| {
             Hearing { connection, settings: &settings, now }.claim(&claim, &known)
-        })??;
-        let mut reply = Reply::of(judged.status, &judged.device.standing())?;
-        reply.retry_after_s = (judged.status == 202).then_some(2); // then waiting is done with GET
-        Ok(reply)
+        })??)
     }
 
     /// The bundle of a claim, when the fleet's roots signed it.
@@ -461,6 +469,11 @@ impl Service {
 
     fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
         let wanted: GrantRequest = self.of_device(id, request, now)?;
+        Reply::of(200, &self.give(id, wanted, now)?)
+    }
+
+    /// The grant that a device asks for, which signed its request.
+    pub(super) fn give(&self, id: &DeviceId, wanted: GrantRequest, now: Epoch) -> Result<Envelope, Stop> {
         numbers(&[wanted.have_generation])?;
         // Outside of the transaction, for a source may ask a cluster; who is let in is looked at again inside.
         let device = self.store.read(|c| Device::load(c, id))?;
@@ -471,10 +484,9 @@ impl Service {
             _ => Default::default(),
         };
         let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
-        let envelope = self.store.write(move |connection| {
+        Ok(self.store.write(move |connection| {
             Hearing { connection, settings: &settings, now }.grant(&id, &wanted, &material, &signer)
-        })??;
-        Reply::of(200, &envelope)
+        })??)
     }
 
     fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {

@@ -179,3 +179,64 @@ fn every_code_is_explained() {
     assert_eq!(String::from_utf8_lossy(&all.stdout).lines().count(), forge::enroll::Code::ALL.len());
     assert_eq!(site.forge(&["explain", "E-NO-1"]).output().unwrap().status.code(), Some(2));
 }
+
+/// A box without a network: its request comes by stick, and the grant goes back the same way, once a person let it in.
+#[test]
+fn a_request_by_stick_is_answered_after_approval_and_opens_for_that_box_alone() {
+    use forge::enroll::claim::{Claim, GrantRequest};
+    use forge::enroll::envelope::Nonce;
+    use forge::enroll::grant::{Grant, OpeningKey};
+    use forge::enroll::offline::OfflineRequest;
+    use forge::enroll::{DeviceId, bundle::grant_name};
+
+    let site = Site::new();
+    let home = forge::fleet::Home::init(&site.path("fleet"), "shops", &["localhost".into()]).unwrap();
+    home.set_roots(&site.trust().roots).unwrap();
+    let described =
+        ["--fleet", "fleet/fleet.json", "--set", "enroll.ticket=\"batch\"", "--inventory", "devices.csv"];
+    let output = site.bundle(&[&described[..], &["--out", "bundles"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files = read(&site.path("bundles/store-042/forge-enroll"));
+    let bundle = Bundle::open(&files, &site.trust()).unwrap();
+
+    let (device, opening) = (PrivateKey::generate().unwrap(), OpeningKey::from_seed(&[7; 32]));
+    let id = DeviceId::of(device.public_key());
+    let nonce = Nonce::from_random([9; 16]);
+    let claim = Claim {
+        bootstrap: serde_json::from_slice(&files[BOOTSTRAP]).unwrap(),
+        device_pub: device.public_key().clone(),
+        enc_pub: opening.sealing_key(),
+        facts: forge::enroll::evidence::Facts { serial: Some("PF-1".into()), ..Default::default() },
+        ek_cert: None,
+        boot_count: 1,
+        agent: "0.1.0".into(),
+        generation: 0,
+    };
+    let wanted = GrantRequest { nonce: nonce.clone(), csrs: vec![], have_generation: 0 };
+    let sealed = OfflineRequest { claim, grant: wanted };
+    let sealed = sealed.seal(&[&device, bundle.ticket.as_ref().unwrap()]).unwrap();
+    std::fs::write(site.path("box.req"), &sealed).unwrap();
+
+    let answer =
+        || site.forge(&["enroll", "answer", "box.req", "--out", "stick", "--json"]).output().unwrap();
+    let waiting = answer();
+    assert!(String::from_utf8_lossy(&waiting.stdout).contains("pending"), "{waiting:?}");
+    let grant = site.path("stick").join(grant_name(&id));
+    assert!(!grant.exists());
+    ok(&mut site.forge(&["fleet", "approve", id.as_str(), "--dir", "fleet"]));
+    let granted = answer();
+    assert!(granted.status.success(), "{}", String::from_utf8_lossy(&granted.stderr));
+    let bytes = std::fs::read(&grant).unwrap();
+    let keys = &bundle.bootstrap.get().signers.grant_keys;
+    let opened = Grant::open(&serde_json::from_slice(&bytes).unwrap(), keys, 1).unwrap();
+    opened.unseal(&id, &nonce, 0, &opening).unwrap();
+    assert!(opened.unseal(&id, &nonce, 0, &OpeningKey::from_seed(&[8; 32])).is_err());
+    answer();
+    assert_eq!(std::fs::read(&grant).unwrap(), bytes, "asked again, the same grant");
+
+    let mut changed = sealed.clone();
+    let at = changed.len() / 2;
+    changed[at] ^= 1;
+    std::fs::write(site.path("box.req"), &changed).unwrap();
+    assert_eq!(answer().status.code(), Some(4), "a changed request");
+}
