@@ -12,6 +12,8 @@ pub mod proof;
 
 pub use case::{Case, Outcome, UnknownCase};
 
+use crate::disk::ENROLL_SIZE;
+use crate::disk::gpt::{PartitionType, Table};
 use crate::enroll::bootstrap::{DevicePolicy, Mode};
 use crate::enroll::claim::State;
 use crate::enroll::issue::{Description, Order};
@@ -26,11 +28,14 @@ use crate::run::qemu::Acceleration;
 use crate::run::tools::ToolRoot;
 use crate::run::{bundle as stick, disk};
 use crate::sign::Signer;
-use crate::tree::{Node, Tree, TreePath};
+use crate::tree::{Content, Node, Tree, TreePath};
 use anyhow::{Context as _, ensure};
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// Where the emulator's own network has this machine (slirp's gateway).
 const HOST: &str = "10.0.2.2";
@@ -109,9 +114,10 @@ impl Trial<'_> {
         let setting = case::setting(case, fleet.address)?;
         let box_disk = work.join("box.raw");
         disk::unpack(self.disk, &box_disk, 8 << 30).context("copying the disk")?;
-        stick::place(&self.bundle(&fleet, &setting)?, &box_disk)?;
+        let (carried, ticket) = self.bundle(&fleet, &setting)?;
+        stick::place(&carried, &box_disk)?;
         let started = Instant::now();
-        let verdict = self.watch(case, &setting, &fleet, &box_disk);
+        let verdict = self.watch(case, &setting, &fleet, &box_disk, &ticket);
         let seconds = started.elapsed().as_secs();
         let console = std::fs::read_to_string(box_disk.with_extension("console")).unwrap_or_default();
         self.cancel.check()?;
@@ -119,7 +125,14 @@ impl Trial<'_> {
     }
 
     /// Boots the box, does to it what the case is about, and waits until it has joined.
-    fn watch(&self, case: Case, setting: &case::Setting, fleet: &Fleet, disk: &Path) -> anyhow::Result<()> {
+    fn watch(
+        &self,
+        case: Case,
+        setting: &case::Setting,
+        fleet: &Fleet,
+        disk: &Path,
+        ticket: &[u8],
+    ) -> anyhow::Result<()> {
         let power = machine::Power { trial: self, disk, clock: setting.clock };
         for n in 0..setting.cuts(self.cuts) {
             let mut running = power.on()?;
@@ -152,15 +165,32 @@ impl Trial<'_> {
             );
             running.stay(Duration::from_millis(200), self.cancel)?;
         }
-        (self.say)(&format!("{case}: joined {} s after power on", start.elapsed().as_secs()));
+        (self.say)(&format!("{case}: joined after {} s", start.elapsed().as_secs()));
         setting.check()?;
+        ensure!(!running.has_said(&String::from_utf8_lossy(ticket)), "the ticket is on its console");
+        if case == Case::Joins {
+            // Only a node that stays ready has joined for good; then the ticket goes from the disk.
+            while contains(disk, ticket)? {
+                ensure!(
+                    start.elapsed() < self.patience,
+                    "the ticket is still on its disk: {}",
+                    running.last()
+                );
+                running.stay(Duration::from_secs(2), self.cancel)?;
+            }
+            (self.say)(&format!(
+                "{case}: the ticket is gone from the disk after {} s",
+                start.elapsed().as_secs()
+            ));
+        }
         if let Some(wanted) = setting.wanted() {
             ensure!(running.has_said(wanted), "it joined, and never said {wanted} on its console");
         }
         Ok(())
     }
 
-    fn bundle(&self, fleet: &Fleet, setting: &case::Setting) -> anyhow::Result<Tree> {
+    /// The carrier's files, and the secret among them as it is written.
+    fn bundle(&self, fleet: &Fleet, setting: &case::Setting) -> anyhow::Result<(Tree, Zeroizing<Vec<u8>>)> {
         let now = clock::now();
         let order = Order {
             fleet: fleet.description.clone(),
@@ -182,12 +212,27 @@ impl Trial<'_> {
         let issued = enroll::issue(&order, self.root)?;
         let mut tree = Tree::new();
         tree.insert(TreePath::parse(bundle::DIRECTORY)?, Node::dir(0o700))?;
+        let mut ticket = Zeroizing::default();
         for (name, content) in issued.iter().flat_map(|i| &i.files) {
+            if name == bundle::TICKET {
+                ticket = Zeroizing::new(content.trim_ascii().to_vec());
+            }
             let path = TreePath::parse(&format!("{}/{name}", bundle::DIRECTORY))?;
             tree.insert(path, Node::file(content.to_vec(), 0o600))?;
         }
-        Ok(tree)
+        Ok((tree, ticket))
     }
+}
+
+/// Whether `secret` is anywhere in the FORGE-ENROLL partition of the disk, in a file or in what is left of one.
+fn contains(disk: &Path, secret: &[u8]) -> anyhow::Result<bool> {
+    let content = Content::of_file(Arc::new(File::open(disk)?))?;
+    // As the device left it, which has added partitions.
+    let table = Table::read(&content)?;
+    let place = table.partitions.iter().find(|p| p.type_guid == PartitionType::Enroll.guid());
+    let place = place.context("the disk has no FORGE-ENROLL partition")?;
+    let bytes = content.slice(place.offset, ENROLL_SIZE)?.to_vec(ENROLL_SIZE)?;
+    Ok(memchr::memmem::find(&bytes, secret).is_some())
 }
 
 fn random() -> anyhow::Result<u32> {

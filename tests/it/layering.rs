@@ -53,7 +53,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "fleet", "host", "inspect",
             "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
-            "template", "toolbox", "tree",
+            "template", "toolbox", "tree", "trial",
         ],
     ),
     ("lib", &[]),
