@@ -237,8 +237,8 @@ fn keep(io: &mut impl Effects, store: &mut Store, held: Held, ticket: &[u8]) -> 
 
 /// Overwrites and removes a file with a secret. Flash keeps copies: what rests on it is tidiness, not safety.
 pub fn shred(io: &mut impl Effects, store: &mut Store, path: &Path) -> Result<(), Pause> {
-    if let Some(bytes) = io.read(path, MAX_BOOTSTRAP + 1024)? {
-        io.write(path, &vec![0; bytes.len()], 0o600)?;
+    if io.read(path, MAX_BOOTSTRAP + 1024)?.is_some() {
+        io.overwrite(path)?;
         io.sync_file(path)?;
     }
     store.delete(io, path)?;

@@ -40,6 +40,12 @@ pub trait Disk {
     /// # Errors
     /// What the disk says; the file may then be there in part.
     fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
+    /// Overwrites the content of the file at `path` with zeros, in the blocks that it has; fine where there is none. Not
+    /// durable before [`Disk::sync_file`].
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn overwrite(&mut self, path: &Path) -> io::Result<()>;
     /// Makes the content of the file at `path` durable (`fsync`).
     ///
     /// # Errors

@@ -100,6 +100,15 @@ impl Disk for Machine {
         fs::place(path, mode, bytes)
     }
 
+    fn overwrite(&mut self, path: &Path) -> io::Result<()> {
+        let mut file = match File::options().write(true).open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let length = file.metadata()?.len();
+        io::copy(&mut io::repeat(0).take(length), &mut file).map(drop)
+    }
+
     fn sync_file(&mut self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
@@ -415,6 +424,11 @@ mod tests {
         machine.sync_dir(dir.path()).unwrap();
         assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         assert_eq!(machine.read(&file, 5).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let inode = std::fs::metadata(&file).unwrap().ino();
+        machine.overwrite(&file).unwrap();
+        machine.overwrite(&dir.path().join("none")).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), [0; 6]);
+        assert_eq!(std::fs::metadata(&file).unwrap().ino(), inode, "in its own blocks");
         machine.symlink(Path::new("f"), &link).unwrap();
         assert_eq!(machine.read_link(&link).unwrap(), Some("f".into()));
         assert_eq!(machine.read_link(&file).unwrap(), None);

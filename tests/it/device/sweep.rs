@@ -140,3 +140,27 @@ fn a_block_that_rots_is_noticed() {
         4 * ours(&whole).len()
     );
 }
+
+#[test]
+fn what_a_process_believed_is_there_after_the_power_went() {
+    use forge::device::store::Store;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let path = Path::new("/var/lib/forge/id/key.cred");
+    let mut believed = 0;
+    for cut in 0..12 {
+        let (_, mut sim) = one_box();
+        sim.cut_at = Some(cut);
+        // A process writes and is killed on its way; the next one reads; the power goes; a third one reads.
+        let killed = catch_unwind(AssertUnwindSafe(|| Store::default().put(&mut sim, path, b"seed", 0o600)));
+        sim.cut_at = None;
+        let seen = Store::default().get(&mut sim, path, 99).unwrap();
+        assert!(killed.is_err() || seen.is_some(), "cut at {cut}");
+        sim.reboot(Loss::Drop, cut);
+        let after = Store::default().get(&mut sim, path, 99).unwrap();
+        if let Some(seen) = seen {
+            assert_eq!(after, Some(seen), "cut at {cut}: believed, and then gone");
+            believed += u32::from(killed.is_err());
+        }
+    }
+    assert_eq!(believed, 1, "between rename and the directory's fsync");
+}

@@ -185,6 +185,13 @@ impl Disk for SimBox {
         self.tick();
         self.disk.write(path, bytes)
     }
+    fn overwrite(&mut self, path: &Path) -> io::Result<()> {
+        self.tick();
+        match self.disk.read(path, usize::MAX)? {
+            Some(bytes) => self.disk.write(path, &vec![0; bytes.len()]),
+            None => Ok(()),
+        }
+    }
     fn sync_file(&mut self, path: &Path) -> io::Result<()> {
         self.tick();
         self.disk.sync_file(path)
