@@ -14,6 +14,7 @@
 //! | [`publish`] | release → registry | [`publish::push`] | registry |
 //! | [`enroll`] | fleet keys, inventory → bundles | [`enroll::issue()`], onto a [`carrier`] | nothing |
 //! | [`run`] | disk image → a booted device | [`run::run`] | pinned tools ([`toolbox`]) |
+//! | [`trial`] | disk image → does it join its fleet? | [`trial::Trial::run`] | pinned tools, a fleet of its own |
 //!
 //! The order inside `build` is a fact of security: packages → root file system → **root hash → command line → kernel
 //! image** → ESP and disk → OCI digests → **signatures**.
@@ -83,3 +84,5 @@ pub mod toolbox;
 pub mod tpm;
 #[cfg(feature = "cli")]
 pub mod tree;
+#[cfg(feature = "cli")]
+pub mod trial;

@@ -154,6 +154,11 @@ pub enum Verb {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// Boot what ships against a fleet on this machine, under conditions that a site may have, and attest the outcome
+    #[command(
+        after_help = "Examples:\n  forge test dist/store/2026.11.22 --root keys/fleet-root.key\n  forge test dist/store/2026.11.22 --root keys/fleet-root.key --case joins,power-cuts --cuts 30 --sign keys/release.key"
+    )]
+    Test(TestArgs),
     /// Make what a box joins its fleet with
     Enroll {
         #[command(subcommand)]
@@ -466,6 +471,34 @@ pub struct FleetDir {
 pub struct FleetDevice {
     /// An id, the beginning of one, or a node's name
     pub device: String,
+}
+
+/// What is tried, and how long.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// A release directory
+    pub path: PathBuf,
+    /// The fleet root that the image trusts: `file:PATH`, `env:NAME`, `cmd:…`, or a path. It signs the box's bundle
+    #[arg(long, value_name = "KEY")]
+    pub root: String,
+    /// The architecture, of a release with several
+    #[arg(long)]
+    pub arch: Option<Arch>,
+    /// Only these cases [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub case: Vec<crate::trial::Case>,
+    /// How often the power goes in `power-cuts`
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub cuts: u32,
+    /// How long a box may take to join, in seconds
+    #[arg(long, default_value_t = 900, value_name = "S")]
+    pub patience: u64,
+    /// Sign the outcome with this key, as a shipping proof beside the release
+    #[arg(long, value_name = "KEY")]
+    pub sign: Option<String>,
+    /// Keep consoles, disks and the fleet's database of each case here
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
 }
 
 /// How a disk image is run.

@@ -13,7 +13,7 @@ use crate::profile::{EnrollMode, Profile, Ticket};
 use crate::sign::key_ref::KeyRef;
 use crate::sign::{PublicKey, Signer, certificate};
 use anyhow::{Context as _, anyhow};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Runs a verb of enrollment.
 pub fn run(session: &Session, verb: EnrollVerb) -> anyhow::Result<()> {
@@ -134,15 +134,13 @@ fn rows(path: &Path) -> anyhow::Result<Vec<inventory::Row>> {
 
 /// The fleet's root key: as given, else the private half of the first key that the image trusts.
 fn root_key(profile: &Profile, given: Option<&str>) -> anyhow::Result<Box<dyn Signer>> {
-    let reference = match (given, profile.enroll.trust.first()) {
-        (Some(given), _) if Path::new(given).exists() => KeyRef::File(given.into()),
-        (Some(given), _) => given.parse().kind(Kind::Input)?,
+    match (given, profile.enroll.trust.first()) {
+        (Some(given), _) => key::named(given),
         (None, Some(trust)) => {
-            KeyRef::File(PathBuf::from(profile.dir()).join(trust.as_str()).with_extension("key"))
+            key::open(&KeyRef::File(profile.dir().join(trust.as_str()).with_extension("key")))
         }
-        (None, None) => return Err(error::of(Kind::Input, anyhow!("the profile trusts no fleet root"))),
-    };
-    key::open(&reference)
+        (None, None) => Err(error::of(Kind::Input, anyhow!("the profile trusts no fleet root"))),
+    }
 }
 
 /// A bundle that the image would refuse is not made.

@@ -98,6 +98,14 @@ pub fn signer(profile: &Profile) -> anyhow::Result<Box<dyn Signer>> {
     open(&reference)
 }
 
+/// The key that an argument names, ready: a path, or a reference.
+pub fn named(argument: &str) -> anyhow::Result<Box<dyn Signer>> {
+    if Path::new(argument).exists() {
+        return open(&KeyRef::File(argument.into()));
+    }
+    open(&argument.parse().kind(Kind::Input)?)
+}
+
 /// The key at `reference`, ready; its passphrase is asked for at the terminal.
 pub fn open(reference: &KeyRef) -> anyhow::Result<Box<dyn Signer>> {
     let opened = reference.open(|| prompt(&format!("Passphrase of {reference}: "))).kind(Kind::Input);

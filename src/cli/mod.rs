@@ -14,6 +14,7 @@ mod key;
 mod registry;
 mod run;
 mod shell;
+mod trial;
 pub mod ui;
 mod verify;
 
@@ -111,6 +112,7 @@ fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
         Verb::Pull { reference, path } => registry::pull(session, &reference, &path),
         Verb::Enroll { verb } => enroll::run(session, verb),
         Verb::Fleet { verb } => fleet::run(session, verb),
+        Verb::Test(args) => trial::run(session, &args),
         Verb::Explain { code } => enroll::explain(session, code.as_deref()),
         Verb::Run { path, options } => run::run(session, &path, &options),
         Verb::Init { dir, template } => init::run(session, &dir, &template),

@@ -76,6 +76,8 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         variables: variables.path().into(),
         data: tools.path().join("usr/share/qemu"),
         stick: None,
+        clock: None,
+        monitor: None,
         acceleration,
     };
     for Forward { host, guest } in &spec.forwards {
@@ -91,9 +93,17 @@ fn artifact(path: &Path, wanted: Option<Arch>) -> anyhow::Result<(PathBuf, Arch)
         return Ok((path.into(), arch.kind(Kind::Input)?));
     }
     let dir = newest(path);
+    only_disk(&dir, &manifest(&dir)?, wanted)
+}
+
+/// What the release in `dir` says of itself.
+pub fn manifest(dir: &Path) -> anyhow::Result<Manifest> {
     let read = || -> anyhow::Result<Manifest> { Manifest::from_bytes(&std::fs::read(dir.join(MANIFEST))?) };
-    let manifest =
-        read().with_context(|| format!("reading the release {}", dir.display())).kind(Kind::Input)?;
+    read().with_context(|| format!("reading the release {}", dir.display())).kind(Kind::Input)
+}
+
+/// The release's disk image, of the architecture that is wanted where it has several.
+pub fn only_disk(dir: &Path, manifest: &Manifest, wanted: Option<Arch>) -> anyhow::Result<(PathBuf, Arch)> {
     let disks = manifest.artifacts.iter().filter(|a| a.path.contains("/disk.raw"));
     let mut disks = disks.filter(|a| wanted.is_none_or(|w| w == a.arch));
     match (disks.next(), disks.next()) {
@@ -108,7 +118,7 @@ fn artifact(path: &Path, wanted: Option<Arch>) -> anyhow::Result<(PathBuf, Arch)
 }
 
 /// `dist/SITE` means its newest version.
-fn newest(path: &Path) -> PathBuf {
+pub fn newest(path: &Path) -> PathBuf {
     if path.join(MANIFEST).exists() {
         return path.into();
     }

@@ -9,8 +9,10 @@ use crate::device::artefact::{self, Survey};
 use crate::device::effects::{Effects, Image, Readiness};
 use crate::device::identity::{self, Opened};
 use crate::device::pause::{Pause, Until};
+use crate::device::store::MAX_ARTEFACT;
 use crate::device::{event, install};
 use crate::enroll::code::Code;
+use crate::enroll::evidence::Facts;
 use crate::enroll::grant::{BadGrant, Grant};
 use crate::model::Digest;
 use crate::sign::dsse::Envelope;
@@ -53,6 +55,10 @@ fn kind_of(code: Code) -> &'static str {
 
 impl<E: Effects> Device<E> {
     fn step(&mut self) -> Result<(), Pause> {
+        self.hardware()?;
+        if !self.now.active && self.activate()? {
+            return Ok(());
+        }
         self.begin()?;
         self.look()?;
         let survey = Survey::take(&mut self.store, &mut self.io)?;
@@ -64,6 +70,12 @@ impl<E: Effects> Device<E> {
         if self.now.identity.is_none() {
             return self.open_identity();
         }
+        if !self.now.looked_for_grant && survey.claimed && survey.granted <= survey.applied {
+            self.now.looked_for_grant = true;
+            if self.take_grant_along(survey.applied)? {
+                return Ok(());
+            }
+        }
         let have = survey.applied;
         let mut ready = None;
         if survey.revoked {
@@ -74,16 +86,13 @@ impl<E: Effects> Device<E> {
             return self.apply(survey.staged, have);
         } else if survey.granted > have {
             return self.render(survey.granted, have);
-        } else if have > 0 {
-            if !self.now.active {
-                return self.activate(have);
-            }
-            if survey.acked >= have && survey.joined < have {
+        } else if have > 0 && survey.acked >= have {
+            if survey.joined < have {
                 ready = self.watch_node(have)?;
                 if ready.is_none() {
                     return Ok(());
                 }
-            } else if survey.joined >= have && !survey.scrubbed {
+            } else if !survey.scrubbed {
                 return self.scrub();
             }
         }
@@ -108,7 +117,7 @@ impl<E: Effects> Device<E> {
         let boots = Path::new(artefact::BOOTS);
         let before: u64 = self.store.get_json(&mut self.io, boots)?.unwrap_or(0);
         self.now.boots = before.saturating_add(1);
-        self.store.put_json(&mut self.io, boots, &self.now.boots)?;
+        let _ = self.store.put_json(&mut self.io, boots, &self.now.boots); // a number for people
         self.now.image = Some(Arc::new(image));
         Ok(())
     }
@@ -116,10 +125,7 @@ impl<E: Effects> Device<E> {
     /// Looks at the hardware and at the carriers, where something may have changed.
     pub(super) fn look(&mut self) -> Result<(), Pause> {
         let Some(image) = self.now.image.clone() else { return Ok(()) };
-        let facts = match self.now.facts.clone() {
-            Some(facts) => facts,
-            None => self.look_at_hardware()?,
-        };
+        let facts = self.hardware()?;
         if self.now.held.is_none() {
             self.now.held = adopt::held(&mut self.io, &mut self.store, &image)?;
         }
@@ -151,7 +157,11 @@ impl<E: Effects> Device<E> {
         Ok(())
     }
 
-    fn look_at_hardware(&mut self) -> Result<crate::enroll::evidence::Facts, Pause> {
+    /// Holds the hardware against the fingerprint, where that was not done or a card may have come since.
+    fn hardware(&mut self) -> Result<Facts, Pause> {
+        if let Some(facts) = &self.now.facts {
+            return Ok(facts.clone());
+        }
         let facts = self.io.facts().cleaned();
         if identity::is_foreign(&mut self.io, &mut self.store, &facts)? {
             return Err(self.forget("the hardware is another than the one that the identity was made in")?);
@@ -234,14 +244,21 @@ impl<E: Effects> Device<E> {
         Ok(())
     }
 
-    /// Once at every start: repairs what is in place, and starts the services.
-    fn activate(&mut self, have: u64) -> Result<(), Pause> {
+    /// Once at every start, before anything that can fail: what was granted is repaired where it is not in place, and its
+    /// services start. Neither a disk that takes no writes, nor a silent TPM, nor a lost bundle keeps a site closed. Whether
+    /// there was something to start.
+    fn activate(&mut self) -> Result<bool, Pause> {
+        let have = artefact::applied(&mut self.io)?;
+        let revoked = self.io.read(Path::new(artefact::REVOKED), MAX_ARTEFACT)?.is_some();
+        if have == 0 || revoked {
+            return Ok(false);
+        }
         // Without its stage there is nothing to repair from, and what is in place may well be whole.
-        let _ = install::install(&mut self.io, &mut self.store, have)?;
+        let repaired = install::install(&mut self.io, &mut self.store, have);
         let trouble = |e: anyhow::Error| Pause::trouble(Code::NotJoined, format!("{e:#}"));
         self.io.activate().map_err(trouble)?;
         self.now.active = true;
-        Ok(())
+        repaired.map(|_| true)
     }
 
     /// S10 → S11: `None` when it is joined, else what to wait for, beside the fleet.

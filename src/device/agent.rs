@@ -52,6 +52,8 @@ pub(super) struct Session {
     pub first: usize,
     /// The endpoint that answers.
     pub line: Option<Line>,
+    /// The last call on the line was lost.
+    pub missed: bool,
     /// Where the fleet says the device stands.
     pub standing: Option<Standing>,
     /// The fleet has forgotten a device that it knew: it claims again.
@@ -64,6 +66,10 @@ pub(super) struct Session {
     pub told: bool,
     /// The last acknowledgement was repeated in this session.
     pub acked_again: bool,
+    /// The sticks that are plugged in were looked at for a grant.
+    pub looked_for_grant: bool,
+    /// They have the request of a box without a network.
+    pub left_request: bool,
     /// Events that the fleet has not heard of.
     pub events: Queue,
 }
@@ -163,6 +169,7 @@ impl<E: Effects> Device<E> {
         }
         if changed {
             self.now.facts = None;
+            (self.now.looked_for_grant, self.now.left_request) = (false, false);
         }
     }
 

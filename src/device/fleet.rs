@@ -12,7 +12,7 @@ use crate::enroll::claim::{
     self, Ack, Answer, Claim, ENROLL, Events, GrantRequest, MAX_WAIT_S, Refusal, Standing, State,
 };
 use crate::enroll::code::Code;
-use crate::enroll::grant::Grant;
+use crate::enroll::grant::{BadGrant, Grant};
 use crate::model::{Digest, Epoch};
 use crate::sign::Signer;
 use crate::sign::dsse::Envelope;
@@ -29,7 +29,11 @@ impl<E: Effects> Device<E> {
     pub(super) fn with_fleet(&mut self, survey: Survey, ready: Option<Pause>) -> Result<(), Pause> {
         self.configure()?;
         if self.now.line.is_none() {
-            return self.greet(survey.applied);
+            let greeted = self.greet(survey.applied);
+            if greeted.is_err() && survey.applied == 0 {
+                self.leave_request(survey)?;
+            }
+            return greeted;
         }
         let Some(standing) = self.now.standing.clone() else {
             return self.ask_standing(survey);
@@ -149,7 +153,14 @@ impl<E: Effects> Device<E> {
                     Said::No(answer) => answer.now,
                 };
                 now.line = Some(line);
+                now.missed = false;
                 self.set_clock(at)?;
+            }
+            // Lost once, perhaps by chance: the same call is repeated to the same endpoint, whose nonce is still good.
+            Err(pause)
+                if pause.code.is_some_and(may_be_chance) && !std::mem::replace(&mut now.missed, true) =>
+            {
+                now.line = Some(line);
             }
             // The next endpoint may do better than one that answers a greeting and nothing else.
             Err(_) => now.first = line.index + 1,
@@ -212,10 +223,24 @@ impl<E: Effects> Device<E> {
             };
         }
         self.claim_note(survey.applied)?;
-        let (Some(held), Some(identity)) = (&self.now.held, &self.now.identity) else { return Ok(()) };
+        let claim = self.claim(survey)?;
+        match self.post::<_, Standing>(ENROLL, &claim, true)? {
+            Said::Yes(answer) => {
+                self.now.reclaim = false;
+                self.stands(answer)
+            }
+            Said::No(answer) => Err(self.denied(&answer)),
+        }
+    }
+
+    /// The claim, as it is now.
+    pub(super) fn claim(&self, survey: Survey) -> Result<Claim, Pause> {
+        let (Some(held), Some(identity)) = (&self.now.held, &self.now.identity) else {
+            return Err(Pause::trouble(Code::TpmTrouble, "the key is not open"));
+        };
         let bootstrap: Envelope = serde_json::from_slice(&held.envelope)
             .map_err(|e| Pause::trouble(Code::BundleUnreadable, e.to_string()))?;
-        let claim = Claim {
+        Ok(Claim {
             bootstrap,
             device_pub: identity.key.public_key().clone(),
             enc_pub: identity.enc.sealing_key(),
@@ -224,14 +249,7 @@ impl<E: Effects> Device<E> {
             boot_count: self.now.boots,
             agent: env!("CARGO_PKG_VERSION").into(),
             generation: survey.applied.max(survey.staged),
-        };
-        match self.post::<_, Standing>(ENROLL, &claim, true)? {
-            Said::Yes(answer) => {
-                self.now.reclaim = false;
-                self.stands(answer)
-            }
-            Said::No(answer) => Err(self.denied(&answer)),
-        }
+        })
     }
 
     /// The fleet said where the device stands.
@@ -268,7 +286,7 @@ impl<E: Effects> Device<E> {
     }
 
     /// The note of the claim, with the nonce of the next grant: kept until that grant is in place.
-    fn claim_note(&mut self, have: u64) -> Result<ClaimNote, Pause> {
+    pub(super) fn claim_note(&mut self, have: u64) -> Result<ClaimNote, Pause> {
         let path = Path::new(artefact::CLAIM);
         let Some(identity) = &self.now.identity else {
             return Err(Pause::trouble(Code::TpmTrouble, "the key is not open"));
@@ -301,24 +319,33 @@ impl<E: Effects> Device<E> {
 
     /// Writes down a grant that answers `note`, when it opens.
     fn keep_grant(&mut self, envelope: &Envelope, note: &ClaimNote) -> Result<(), Pause> {
-        let (Some(held), Some(identity)) = (&self.now.held, &self.now.identity) else { return Ok(()) };
-        let signers = &held.bootstrap.signers;
-        let opened = Grant::open(envelope, &signers.grant_keys, signers.threshold).and_then(|grant| {
-            let least = note.have.saturating_add(1);
-            grant.unseal(&identity.id, &note.nonce, least, &identity.enc).map(|_| grant)
-        });
-        let grant = match opened {
-            Ok(grant) => grant,
+        match self.opens(envelope, note) {
+            Ok(generation) => self.write_grant(envelope, generation),
             Err(bad) => {
                 // The same question would get the same answer.
                 self.store.delete(&mut self.io, Path::new(artefact::CLAIM))?;
                 self.now.standing = None;
-                return Err(Pause::trouble(Code::GrantRefused, bad.to_string()));
+                Err(Pause::trouble(Code::GrantRefused, bad.to_string()))
             }
+        }
+    }
+
+    /// The generation of a grant that answers `note` and opens with the device's key.
+    pub(super) fn opens(&self, envelope: &Envelope, note: &ClaimNote) -> Result<u64, BadGrant> {
+        let (Some(held), Some(identity)) = (&self.now.held, &self.now.identity) else {
+            return Err(BadGrant::Sealed);
         };
+        let signers = &held.bootstrap.signers;
+        let grant = Grant::open(envelope, &signers.grant_keys, signers.threshold)?;
+        grant.unseal(&identity.id, &note.nonce, note.have.saturating_add(1), &identity.enc)?;
+        Ok(grant.generation)
+    }
+
+    /// S7: the grant as it came.
+    pub(super) fn write_grant(&mut self, envelope: &Envelope, generation: u64) -> Result<(), Pause> {
         let bytes = serde_json::to_vec(envelope)
             .map_err(|e| Pause::trouble(Code::GrantRefused, format!("writing the grant: {e}")))?;
-        self.store.put(&mut self.io, &artefact::grant(grant.generation), &bytes, 0o600)?;
+        self.store.put(&mut self.io, &artefact::grant(generation), &bytes, 0o600)?;
         Ok(())
     }
 
@@ -368,6 +395,11 @@ impl<E: Effects> Device<E> {
             Err(_) => u32::MAX / 2,
         }
     }
+}
+
+/// Whether a call that ended so may go through the next time to the same endpoint. What answered in its place will not.
+const fn may_be_chance(code: Code) -> bool {
+    !matches!(code, Code::Portal | Code::ForeignCertificate | Code::ProxyRefused)
 }
 
 fn awaiting(retry_after_s: Option<u32>, reason: String) -> Pause {

@@ -53,10 +53,16 @@ impl Identity {
     }
 }
 
-/// Makes keys and writes them, the hardware's fingerprint last.
+/// Makes keys and writes them, the hardware's fingerprint last. Keys that are there are kept: a fingerprint alone is
+/// missing after a cut before anything was sent, or when a block of the disk broke.
 pub fn make(io: &mut impl Effects, store: &mut Store) -> Result<(), Pause> {
     let unsealed = |e: anyhow::Error| Pause::trouble(Code::TpmTrouble, format!("{e:#}"));
-    for (name, path) in [(ENC_NAME, artefact::ENC), (KEY_NAME, artefact::KEY)] {
+    let secrets = [(ENC_NAME, artefact::ENC), (KEY_NAME, artefact::KEY)];
+    let mut whole = true;
+    for (_, path) in secrets {
+        whole &= store.get(io, Path::new(path), MAX_ARTEFACT)?.is_some();
+    }
+    for (name, path) in secrets.into_iter().filter(|_| !whole) {
         let mut seed = Zeroizing::new([0; 32]);
         io.random(&mut *seed).map_err(unsealed)?;
         let sealed = Zeroizing::new(io.seal(name, &*seed).map_err(unsealed)?);
@@ -104,7 +110,7 @@ pub fn same_box(saved: &SavedFacts, facts: &SavedFacts) -> bool {
 /// Holds the hardware against the saved fingerprint, and writes down what is new of it. Whether the disk came from
 /// another box.
 pub fn is_foreign(io: &mut impl Effects, store: &mut Store, facts: &Facts) -> Result<bool, Pause> {
-    let Some(saved) = store.get_json::<Print>(io, Path::new(artefact::HW))? else { return Ok(false) };
+    let Some(saved) = store.peek_json::<Print>(io, Path::new(artefact::HW))? else { return Ok(false) };
     let now = SavedFacts::from(facts);
     if !same_box(&saved.facts, &now) {
         return Ok(true);

@@ -9,6 +9,7 @@
 //! | identity | randomness → keys; a disk in other hardware → none | [`identity`] |
 //! | calls | a request → an answer that the fleet signed for it | [`talk`] |
 //! | steps | state → the next one | [`advance`](mod@advance), [`fleet`] |
+//! | offline | a stick out with a request, and back with a grant | [`offline`] |
 //! | install | a sealed grant → files in their places | [`install`] |
 //! | events | what happened → a queue for the fleet | [`event`] |
 //! | waits | why nothing can be done now → how long | [`pause`], [`run`](mod@run) |
@@ -29,6 +30,7 @@ pub mod fleet;
 pub mod host;
 pub mod identity;
 pub mod install;
+pub mod offline;
 pub mod pause;
 pub mod program;
 pub mod run;

@@ -40,9 +40,11 @@ pub struct View {
 }
 
 impl View {
-    /// The large word.
-    pub const fn word(&self) -> &'static str {
+    /// The large word. A box that has its grant works without anybody answering, and must not call for help in the night.
+    pub fn word(&self) -> &'static str {
         match self.code {
+            Some(code) if self.state >= State::Applied && code.is_of_the_network() => "WORKING OFFLINE",
+            Some(Code::AwaitsApproval) => State::Claimed.word(),
             Some(code) if code.needs_a_person() => "HELP NEEDED",
             _ => self.state.word(),
         }

@@ -27,7 +27,7 @@ pub struct PartitionSpec {
     pub guid: Guid,
     /// Its label: `NAME_VERSION`.
     pub name: String,
-    /// [`gpt::flag`] bits.
+    /// [`flag`](super::gpt::flag) bits.
     pub flags: u64,
     /// What is in it.
     pub content: PartitionContent,

@@ -54,6 +54,42 @@ pub fn splay(splay_s: u32, random: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn wait() -> impl Strategy<Value = Wait> {
+        prop_oneof![Just(Wait::Trouble), Just(Wait::Approval), Just(Wait::Refused)]
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_spins_and_none_is_for_ever(
+            wait in wait(),
+            attempt: u32,
+            asked in proptest::option::of(any::<u64>()),
+            random: u32,
+        ) {
+            let asked = asked.map(Duration::from_secs);
+            let waited = delay(wait, attempt, asked, random);
+            prop_assert!(waited >= Duration::from_millis(200) && waited <= Duration::from_secs(4320), "{waited:?}");
+            if asked.is_none() {
+                prop_assert!(waited <= wait.cap());
+                // More dice, more time; never less for a later try.
+                prop_assert!(delay(wait, attempt, None, random / 2) <= waited);
+                prop_assert!(delay(wait, attempt.saturating_add(1), None, random) >= waited);
+            }
+        }
+
+        #[test]
+        fn dice_spread_over_the_whole_wait(wait in wait(), attempt in 0..40_u32) {
+            let (least, most) = (delay(wait, attempt, None, 0), delay(wait, attempt, None, u32::MAX));
+            prop_assert!(most >= least.mul_f64(1.24), "{least:?} to {most:?} is lockstep");
+        }
+
+        #[test]
+        fn a_splay_is_within_its_bound(splay_s: u32, random: u32) {
+            prop_assert!(splay(splay_s, random) <= Duration::from_secs(u64::from(splay_s.min(86_400))));
+        }
+    }
 
     #[test]
     fn waits_grow_to_their_cap_and_never_reach_nothing() {

@@ -127,6 +127,20 @@ codes! {
 }
 
 impl Code {
+    /// Whether it is about the way to the fleet, and not about the box or what the fleet thinks of it.
+    pub const fn is_of_the_network(self) -> bool {
+        matches!(
+            self,
+            Code::NoLink
+                | Code::NoAddress
+                | Code::Unreachable
+                | Code::NameUnknown
+                | Code::ProxyRefused
+                | Code::Portal
+                | Code::ForeignCertificate
+        )
+    }
+
     /// Whether a person has to act before it can go on; otherwise the box goes on by itself.
     pub const fn needs_a_person(self) -> bool {
         !matches!(

@@ -14,6 +14,7 @@
 //! | claim | the device's request to be let in, with its evidence | [`claim`], [`evidence`] |
 //! | policy | who is let in without a person | [`policy`] |
 //! | grant | what comes back, sealed to this device | [`grant`] |
+//! | offline request | claim and grant request in one, on a stick | [`offline`] |
 //! | code | what a person reads when it does not go on | [`code`] |
 //!
 //! Authenticity never rests on TLS, which inspecting proxies end, nor on the device's clock, which starts at 1970: bodies
@@ -32,6 +33,7 @@ pub mod identity;
 pub mod inventory;
 #[cfg(feature = "cli")]
 pub mod issue;
+pub mod offline;
 pub mod policy;
 
 pub use bootstrap::{Bootstrap, Trust};

@@ -3,7 +3,7 @@
 //! qemu-system(1). The machine is the plainest that UEFI, virtio and a serial console make: what a device meets in a small
 //! data centre, and the same for both architectures.
 
-use crate::model::Arch;
+use crate::model::{Arch, Epoch};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -76,6 +76,10 @@ pub struct RunSpec {
     pub data: PathBuf,
     /// A second disk, such as a stick with a bundle: raw, read and written.
     pub stick: Option<PathBuf>,
+    /// Where its clock starts; this machine's time otherwise.
+    pub clock: Option<Epoch>,
+    /// A socket that is made for QEMU's machine protocol.
+    pub monitor: Option<PathBuf>,
     /// How the processor is made.
     pub acceleration: Acceleration,
 }
@@ -124,7 +128,7 @@ pub fn argv(spec: &RunSpec) -> Vec<OsString> {
         spec.forwards.iter().map(|f| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", f.host, f.guest)).collect();
     push(&["-netdev", &format!("user,id=net{forwards}")]);
     // No option ROM: the firmware never boots from the network here, and one more package less.
-    push(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+    push(&["-device", "virtio-net-pci,id=nic,netdev=net,romfile="]);
     push(&["-device", "virtio-rng-pci"]);
     if spec.arch == Arch::Amd64 {
         push(&["-device", "i6300esb", "-action", "watchdog=reset"]);
@@ -134,6 +138,15 @@ pub fn argv(spec: &RunSpec) -> Vec<OsString> {
         argv.push(option("if=none,id=stick,format=raw", "file", stick));
         let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
         push(&["-device", "qemu-xhci", "-device", "usb-storage,drive=stick,removable=on"]);
+    }
+    if let Some(clock) = spec.clock {
+        let start = clock.rfc3339();
+        argv.extend(["-rtc".into(), format!("base={},clock=vm", start.trim_end_matches('Z')).into()]);
+    }
+    if let Some(monitor) = &spec.monitor {
+        argv.push("-chardev".into());
+        argv.push(option("socket,id=monitor,server=on,wait=off", "path", monitor));
+        argv.extend(["-mon".into(), "chardev=monitor,mode=control".into()]);
     }
     let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
     match (spec.headless, spec.arch) {
@@ -183,6 +196,8 @@ mod tests {
             variables: "VARS.fd".into(),
             data: "data".into(),
             stick: None,
+            clock: None,
+            monitor: None,
             acceleration: Acceleration::Tcg,
         }
     }
@@ -200,7 +215,7 @@ mod tests {
              -drive if=pflash,format=raw,unit=1,file=VARS.fd \
              -drive if=none,id=disk,format=raw,discard=unmap,snapshot=on,file=d,,1.raw \
              -device virtio-blk-pci,drive=disk,bootindex=0 \
-             -netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80 -device virtio-net-pci,netdev=net,romfile= \
+             -netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80 -device virtio-net-pci,id=nic,netdev=net,romfile= \
              -device virtio-rng-pci -device i6300esb -action watchdog=reset -display none \
              -chardev file,id=console,path=console.log -serial chardev:console"
         );

@@ -24,9 +24,11 @@ const LICENCES: &[&str] = &[
 
 /// Crates of which two versions are in the tree, and why.
 const TWICE: &[&str] = &[
-    "base64",    // hyper-util is a version ahead of oci-client and docker_credential
-    "getrandom", // the older one only for targets that forge is not built for
-    "syn",       // macros of oci-spec's builders; nothing of it is in the programs
+    "base64",       // hyper-util is a version ahead of oci-client and docker_credential
+    "getrandom",    // the older one only for targets that forge is not built for
+    "syn",          // macros of oci-spec's builders; nothing of it is in the programs
+    "synstructure", // macros of x509-parser's decoder; likewise
+    "untrusted",    // forge's TLS is on aws-lc-rs, the device's on ring; 500 lines either way
 ];
 
 fn metadata() -> serde_json::Value {

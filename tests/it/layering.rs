@@ -46,13 +46,14 @@ const TABLE: &[(&str, &[&str])] = &[
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
     ("run", &["disk", "enroll", "host", "tree"]),
+    ("trial", &["carrier", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
         &[
             "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "fleet", "host", "inspect",
             "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
-            "template", "toolbox", "tree",
+            "template", "toolbox", "tree", "trial",
         ],
     ),
     ("lib", &[]),

@@ -13,6 +13,7 @@ mod bootstrap;
 mod build;
 mod bundle;
 mod dependencies;
+mod device;
 mod disk;
 mod fixture;
 mod fleet;

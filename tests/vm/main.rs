@@ -14,4 +14,5 @@ mod console;
 mod fallback;
 #[path = "../it/fixture.rs"]
 mod fixture;
+mod joins;
 mod vm;

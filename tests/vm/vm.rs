@@ -46,6 +46,8 @@ impl Vm {
         let _ = std::fs::remove_file(&console); // of the boot before
         let forwards: Vec<Forward> =
             opts.ports.iter().map(|guest| Forward { host: free_port(), guest: *guest }).collect();
+        let keyboard = beside("qmp");
+        let _ = std::fs::remove_file(&keyboard); // of the boot before
         let spec = RunSpec {
             arch: opts.arch,
             disk: disk.into(),
@@ -59,13 +61,12 @@ impl Vm {
             variables,
             data: opts.tools.path().join("usr/share/qemu"),
             stick: None,
+            clock: None,
+            monitor: Some(keyboard.clone()),
             // Equal everywhere the tests run.
             acceleration: Acceleration::Tcg,
         };
         let call = opts.tools.command(qemu::program(opts.arch)).unwrap().args(qemu::argv(&spec));
-        let keyboard = beside("qmp");
-        let _ = std::fs::remove_file(&keyboard); // of the boot before
-        let call = call.arg("-qmp").arg(format!("unix:{},server=on,wait=off", keyboard.display()));
         let child = call.command().stdin(Stdio::null()).spawn().unwrap();
         Vm { child, console: Console::new(&console), forwards, at: 0, keyboard }
     }

@@ -24,6 +24,10 @@ use zeroize::Zeroizing;
 const CONNECT: Duration = Duration::from_secs(30);
 /// The longest that a service manager waits for a sign of life, where it does not say.
 const BEAT: Duration = Duration::from_secs(10);
+/// How long after the start no missing cable or address is told: a box that has just been switched on has neither yet.
+const SETTLING: Duration = Duration::from_secs(45);
+/// How often a page is shown again of which only the clock is another. Each time, a serial line's recorder gets a page.
+const REFRESH: Duration = Duration::from_secs(600);
 /// The largest of the image's own files that are read.
 const MAX_OWN: u64 = 4 << 20;
 
@@ -35,6 +39,7 @@ pub struct Machine {
     beat: Duration,
     wake: Option<wake::Wake>,
     said: String,
+    shown: Option<(View, Instant)>,
 }
 
 impl Machine {
@@ -50,6 +55,7 @@ impl Machine {
             beat: service::watchdog_interval().map_or(BEAT, |interval| (interval / 3).min(BEAT)),
             wake: wake::Wake::listen().ok(), // without it, sticks and cables are noticed a little later
             said: String::new(),
+            shown: None,
         }
     }
 
@@ -149,9 +155,11 @@ impl Net for Machine {
     }
 
     fn exchange(&mut self, call: &Call<'_>) -> Result<Reply, NetError> {
+        let settled = self.started.elapsed() > SETTLING;
         exchange(call).map_err(|failure| {
             // What the kernel says of a box without a cable is "network unreachable", and a person needs to know more.
-            let unplugged = matches!(failure, http::Failure::Connect { .. } | http::Failure::Name(_));
+            let unplugged =
+                settled && matches!(failure, http::Failure::Connect { .. } | http::Failure::Name(_));
             let links = if unplugged { link::all().unwrap_or_default() } else { vec![] };
             let text = failure.to_string();
             match failure {
@@ -159,6 +167,7 @@ impl Net for Machine {
                 _ if unplugged && !links.is_empty() && links.iter().all(|l| l.addresses.is_empty()) => {
                     NetError::NoAddress
                 }
+                http::Failure::Name(_) if !settled => NetError::Unreachable(text),
                 http::Failure::Name(_) => NetError::NameUnknown(text),
                 http::Failure::Connect { .. } | http::Failure::Broken { .. } => NetError::Unreachable(text),
                 http::Failure::Proxy { .. } => NetError::Proxy(text),
@@ -314,6 +323,11 @@ impl Screen for Machine {
             self.notify.status(&line);
             self.said = line;
         }
+        let lasting = View { now: Epoch::default(), again_in: None, ..view.clone() };
+        if self.shown.as_ref().is_some_and(|(last, at)| *last == lasting && at.elapsed() < REFRESH) {
+            return;
+        }
+        self.shown = Some((lasting, Instant::now()));
         // A screen that cannot be written stops nobody from joining.
         let _ = screen::show(&self.root.join("run"), &screen::render(view));
     }

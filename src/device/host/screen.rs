@@ -76,7 +76,6 @@ fn facts(view: &View) -> Vec<(&'static str, String)> {
         add("fleet", Some(endpoint.clone()));
     }
     add("clock", Some(view.now.rfc3339()));
-    add("again in", view.again_in.map(|wait| format!("{} s", wait.as_secs())));
     facts
 }
 

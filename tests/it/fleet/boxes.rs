@@ -86,6 +86,11 @@ impl Fleet {
         }
     }
 
+    /// The key that images of the fleet believe.
+    pub fn root_key(&self) -> PublicKey {
+        self.root.public_key().clone()
+    }
+
     /// A bundle with a ticket for the box of serial number `serial`, which is to be called `name`.
     pub fn own_bundle(&self, name: &str, serial: &str) -> Bundle {
         self.bundle(name, Mode::Device, 1, |document| document.devices = vec![row(name, serial)])

@@ -34,6 +34,24 @@ initContainers: []\n  containers:\n  - name: c\n    image: registry.example/app:
 ports: [{containerPort: 80, hostPort: 8080, hostIP: 10.0.0.1, protocol: TCP}]\n    \
 env:\n    - name: A\n      value: \"b\"\n---\nkind: List\nitems:\n- kind: ConfigMap\n  metadata: *l\n";
 
+const BOOTSTRAP: &str = r#"{"schema":1,"bundle_id":"b","serial":7,"fleet":"f","batch":"x","mode":"device","issued_at":1,
+"image":{"profile":"store","root_hashes":[]},"endpoints":[{"url":"https://fleet.example:8443","ca_pem":"x","priority":1}],
+"signers":{"grant_keys":["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="],"threshold":1},"devices":[{"ref":"a","match":{
+"serial":"S1","macs":["02:00:00:00:00:01"]},"min_score":40,"labels":{"a":"b"}}],"ticket":{"id":"t","pub":
+"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=","max_claims":1,"not_before":1,"not_after":2},"network":[{"match":{"mac":
+"02:00:00:00:00:01"},"addresses":["192.0.2.7/24"],"gateways":["192.0.2.1"],"vlan":7}],"proxy":"http://192.0.2.2:3128",
+"ntp":["a"],"dns":["192.0.2.3"],"policy":{"require_tpm":false,"splay_s":60},"x-note":"for people"}"#;
+const STANDING: &str = r#"{"status":200,"now":1795305600,"nonce":"0123456789abcdef","retry_after_s":1,"body":{"device":
+"fd-aaaaaaaaaaaaaaaaaaaaaaaaaa","state":"pending","code":"E-CLAIM-01","reason":"why","node_name":"a","generation":1}}"#;
+const EVENTS: &str =
+    r#"{"events":[{"seq":1,"at":0,"kind":"bootstrap-initiated","code":"E-NET-03","detail":"x"}]}"#;
+const SEALED: &str = r#"{"payload":"e30=","nonce":"0123456789abcdef","signatures":[{"key":
+"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=","sig":"AAAA"}]}"#;
+const GRANT: &str = r#"{"schema":1,"grant_id":"g","device":"fd-aaaaaaaaaaaaaaaaaaaaaaaaaa","generation":1,"nonce":
+"0123456789abcdef","issued_at":1,"node_name":"n","labels":{},"enc":"AAAA","sealed":"AAAA"}"#;
+const MATERIAL: &str =
+    r#"{"items":[{"kind":"files","files":[{"path":"/etc/forge/x","mode":384,"content":"eA=="}]}]}"#;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let corpus = std::env::args().nth(1).ok_or("usage: seeds CORPUS")?;
     let put = |target: &str, name: &str, bytes: &[u8]| -> std::io::Result<()> {
@@ -112,6 +130,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     put("signature", "sums", forge::seal::sums([("a.img", nothing)]).as_bytes())?;
 
     disks(&tree, &put)?;
+
+    put("enroll_bundle", "bootstrap", BOOTSTRAP.as_bytes())?;
+    put("enroll_bundle", "ticket", format!("{BOOTSTRAP}\0{}=\n", "A".repeat(43)).as_bytes())?;
+    for (name, body) in [("standing", STANDING), ("events", EVENTS), ("sealed", SEALED)] {
+        put("enroll_body", name, body.as_bytes())?;
+    }
+    for (name, grant) in [("grant", GRANT), ("material", MATERIAL)] {
+        put("enroll_grant", name, grant.as_bytes())?;
+    }
 
     put("manifest", "pod", POD.as_bytes())?;
     for name in [

@@ -1,0 +1,155 @@
+//! The conditions that a site may have, each with what the box's bundle says and what stands between it and its fleet.
+
+use super::HOST;
+use super::between::{Between, Portal, Proxy};
+use crate::enroll::Code;
+use crate::model::Epoch;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+macro_rules! cases {
+    ($($name:ident = $word:literal, $doc:literal;)*) => {
+        /// A condition.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Case { $(#[doc = $doc] $name,)* }
+
+        impl Case {
+            /// Every case.
+            pub const ALL: &[Case] = &[$(Case::$name),*];
+            /// The word on the command line.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Case::$name => $word),* }
+            }
+            /// What it is, in a sentence.
+            pub const fn about(self) -> &'static str {
+                match self { $(Case::$name => $doc),* }
+            }
+        }
+    };
+}
+
+cases! {
+    Joins = "joins", "Power, a network, nobody there.";
+    LateNetwork = "late-network", "The link comes after the boot is good: workloads wait for no network.";
+    Clock1970 = "clock-1970", "The clock starts at 1970, as without a battery.";
+    Clock2038 = "clock-2038", "The clock is years ahead.";
+    EndpointDown = "endpoint-down", "The first endpoint refuses connections, the second answers.";
+    NoNames = "no-names", "The first endpoint's name is not found, the second is an address.";
+    Proxy = "proxy", "The fleet can be reached through an HTTP proxy alone.";
+    Portal = "portal", "A captive portal answers every request at first.";
+    PowerCuts = "power-cuts", "The power goes at random moments of the first boot.";
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Case {
+    type Err = UnknownCase;
+    fn from_str(s: &str) -> Result<Case, UnknownCase> {
+        Case::ALL.iter().find(|c| c.as_str() == s).copied().ok_or_else(|| UnknownCase { word: s.into() })
+    }
+}
+
+/// A word that is no case.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no case `{word}`; there are {}", Case::ALL.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(", "))]
+pub struct UnknownCase {
+    /// The word.
+    pub word: String,
+}
+
+/// What became of a case.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The case.
+    pub case: Case,
+    /// How long it took.
+    pub seconds: u64,
+    /// Why it did not pass.
+    pub failure: Option<String>,
+    /// All that the box said on its console in its last boot.
+    pub console: String,
+}
+
+/// What a case is made of.
+pub(super) struct Setting {
+    /// The bundle's endpoints.
+    pub endpoints: Vec<String>,
+    /// The bundle's proxy.
+    pub proxy: Option<String>,
+    /// Where the box's clock starts.
+    pub clock: Option<Epoch>,
+    between: Option<Between>,
+    case: Case,
+}
+
+impl Setting {
+    /// How often the power goes before the box is left alone.
+    pub fn cuts(&self, wanted: u32) -> u32 {
+        if self.case == Case::PowerCuts { wanted } else { 0 }
+    }
+
+    /// Says that what stood between was met, and not walked around.
+    ///
+    /// # Errors
+    /// When it was not.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match &self.between {
+            Some(between) => between.check(),
+            None => Ok(()),
+        }
+    }
+
+    /// What the box has to have told the person before it.
+    pub fn wanted(&self) -> Option<&'static str> {
+        (self.case == Case::Portal).then_some(Code::Portal.id())
+    }
+}
+
+/// The setting of `case` for a fleet that listens on `fleet`.
+pub(super) fn setting(case: Case, fleet: SocketAddr) -> anyhow::Result<Setting> {
+    let at = |port: u16| format!("https://{HOST}:{port}");
+    let direct = at(fleet.port());
+    let plain = |endpoints| Setting { endpoints, proxy: None, clock: None, between: None, case };
+    Ok(match case {
+        Case::Joins | Case::LateNetwork | Case::PowerCuts => plain(vec![direct]),
+        Case::Clock1970 => Setting { clock: Some(Epoch(0)), ..plain(vec![direct]) },
+        // After the last second that 32 bits can count.
+        Case::Clock2038 => Setting { clock: Some(Epoch(2_150_000_000)), ..plain(vec![direct]) },
+        Case::EndpointDown => {
+            // A port that was free, and on which nothing listens once this is dropped.
+            let dead = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+            plain(vec![at(dead.port()), direct])
+        }
+        Case::NoNames => plain(vec![format!("https://fleet.invalid:{}", fleet.port()), direct]),
+        Case::Proxy => {
+            let proxy = Proxy::start(fleet)?;
+            let url = Some(format!("http://{HOST}:{}", proxy.port()));
+            // A name that only the proxy knows: whoever goes around it finds nobody.
+            let endpoints = vec!["https://fleet.invalid:8443".into()];
+            Setting { proxy: url, between: Some(Between::Proxy(proxy)), ..plain(endpoints) }
+        }
+        Case::Portal => {
+            let portal = Portal::start(fleet)?;
+            let endpoints = vec![at(portal.port())];
+            Setting { between: Some(Between::Portal(portal)), ..plain(endpoints) }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_are_single_words() {
+        for case in Case::ALL {
+            assert_eq!(case.as_str().parse(), Ok(*case));
+        }
+        assert!("joined".parse::<Case>().unwrap_err().to_string().contains("joins, late-network"));
+    }
+}

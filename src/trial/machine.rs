@@ -1,0 +1,167 @@
+//! An emulated box: turned on, watched on its console, unplugged. Dropping it pulls the plug.
+
+use super::Trial;
+use crate::host::cancel::Cancel;
+use crate::model::Epoch;
+use crate::run::qemu::{self, RunSpec, Serial};
+use anyhow::{Context as _, bail};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// How the box is turned on, as often as it takes: its disk and its firmware's variables are kept.
+pub struct Power<'a> {
+    /// The trial.
+    pub trial: &'a Trial<'a>,
+    /// Its disk; console, variables and the emulator's socket lie beside it.
+    pub disk: &'a Path,
+    /// Where its clock starts; this machine's time otherwise.
+    pub clock: Option<Epoch>,
+}
+
+/// A box that runs.
+pub struct Machine {
+    child: Child,
+    console: PathBuf,
+    monitor: PathBuf,
+}
+
+impl Power<'_> {
+    /// Turns it on.
+    ///
+    /// # Errors
+    /// When the emulator or its firmware is missing, or does not start.
+    pub fn on(&self) -> anyhow::Result<Machine> {
+        let Trial { tools, arch, acceleration, .. } = *self.trial;
+        let (code, empty) = qemu::firmware(arch);
+        let [console, variables, monitor] =
+            ["console", "vars", "qmp"].map(|name| self.disk.with_extension(name));
+        if !variables.exists() {
+            std::fs::copy(tools.file(empty)?, &variables).context("copying the firmware's variables")?;
+        }
+        for old in [&console, &monitor] {
+            match std::fs::remove_file(old) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
+        }
+        let spec = RunSpec {
+            arch,
+            disk: self.disk.into(),
+            persist: true,
+            memory: 2048,
+            cpus: 2,
+            forwards: vec![],
+            headless: true,
+            serial: Serial::File(console.clone()),
+            firmware: tools.file(code)?,
+            variables,
+            data: tools.path().join("usr/share/qemu"),
+            stick: None,
+            clock: self.clock,
+            monitor: Some(monitor.clone()),
+            acceleration,
+        };
+        let program = qemu::program(arch);
+        let call = tools.command(program)?.args(qemu::argv(&spec));
+        let child =
+            call.command().stdin(Stdio::null()).spawn().with_context(|| format!("starting {program}"))?;
+        Ok(Machine { child, console, monitor })
+    }
+}
+
+impl Machine {
+    /// Lets it run for `time`.
+    ///
+    /// # Errors
+    /// When it ends by itself; cancellation.
+    pub fn stay(&mut self, time: Duration, cancel: &Cancel) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            cancel.check()?;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the emulator ended with {status}: {}", self.last());
+            }
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(Duration::from_millis(200)));
+        }
+    }
+
+    /// Waits until its console says `text`.
+    ///
+    /// # Errors
+    /// When `patience` is over, or it ends by itself; cancellation.
+    pub fn wait_for(&mut self, text: &str, patience: Duration, cancel: &Cancel) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !self.has_said(text) {
+            if start.elapsed() > patience {
+                bail!("no `{text}` after {patience:?}: {}", self.last());
+            }
+            self.stay(Duration::from_millis(200), cancel)?;
+        }
+        Ok(())
+    }
+
+    /// Whether its console has said `text` since it was turned on.
+    pub fn has_said(&self, text: &str) -> bool {
+        self.text().contains(text)
+    }
+
+    /// The last words of its console.
+    pub fn last(&self) -> String {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(12)..].join(" / ")
+    }
+
+    fn text(&self) -> String {
+        let bytes = std::fs::read(&self.console).unwrap_or_default(); // not there before its first word
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Plugs the network cable in or out (QMP, `set_link`).
+    ///
+    /// # Errors
+    /// When the emulator does not take it.
+    pub fn link(&self, up: bool) -> anyhow::Result<()> {
+        let connect = || -> anyhow::Result<UnixStream> {
+            let start = Instant::now();
+            loop {
+                match UnixStream::connect(&self.monitor) {
+                    Ok(stream) => return Ok(stream),
+                    Err(e) if start.elapsed() > Duration::from_secs(10) => return Err(e.into()),
+                    Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                }
+            }
+        };
+        let mut stream = connect().context("talking to the emulator")?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        writeln!(stream, "{}", serde_json::json!({ "execute": "qmp_capabilities" }))?;
+        let arguments = serde_json::json!({ "name": "nic", "up": up });
+        writeln!(stream, "{}", serde_json::json!({ "execute": "set_link", "arguments": arguments }))?;
+        let mut taken = 0;
+        for line in BufReader::new(stream).lines() {
+            let line = line?;
+            if line.contains("\"error\"") {
+                bail!("the emulator refuses: {line}");
+            }
+            taken += usize::from(line.contains("\"return\""));
+            if taken == 2 {
+                return Ok(());
+            }
+        }
+        bail!("the emulator gave no answer")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}

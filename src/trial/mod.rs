@@ -1,0 +1,240 @@
+//! `forge test`: boots what ships, against a fleet of its own, under conditions that a site may have.
+//!
+//! Each [`Case`] gets a copy of the disk as it would come from the carton with a bundle in its FORGE-ENROLL partition, a real
+//! endpoint on this machine ([`crate::fleet`]), and an emulated box ([`machine`]) between which something may stand
+//! ([`between`]). It passes when the fleet has exactly one box, and that has joined. The outcomes become an attestation
+//! ([`proof`]): in-toto's test result, signed with the release's key.
+
+pub mod between;
+mod case;
+pub mod machine;
+pub mod proof;
+
+pub use case::{Case, Outcome, UnknownCase};
+
+use crate::disk::ENROLL_SIZE;
+use crate::disk::gpt::{PartitionType, Table};
+use crate::enroll::bootstrap::{DevicePolicy, Mode};
+use crate::enroll::claim::State;
+use crate::enroll::issue::{Description, Order};
+use crate::enroll::{self, bundle};
+use crate::fleet::operator::{self, Wanted};
+use crate::fleet::server::Server;
+use crate::fleet::{Home, Store};
+use crate::host::cancel::Cancel;
+use crate::host::clock;
+use crate::model::{Arch, Epoch};
+use crate::run::qemu::Acceleration;
+use crate::run::tools::ToolRoot;
+use crate::run::{bundle as stick, disk};
+use crate::sign::Signer;
+use crate::tree::{Content, Node, Tree, TreePath};
+use anyhow::{Context as _, ensure};
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
+
+/// Where the emulator's own network has this machine (slirp's gateway).
+const HOST: &str = "10.0.2.2";
+
+/// What is tried, and with what.
+pub struct Trial<'a> {
+    /// The disk image, raw or compressed.
+    pub disk: &'a Path,
+    /// Its architecture.
+    pub arch: Arch,
+    /// The site of its profile.
+    pub site: &'a str,
+    /// The root that the image trusts: signs the bundle of each case.
+    pub root: &'a dyn Signer,
+    /// Emulator and firmware.
+    pub tools: &'a ToolRoot,
+    /// How the processor is made.
+    pub acceleration: Acceleration,
+    /// How long a box may take to join, from power on.
+    pub patience: Duration,
+    /// How often the power goes in [`Case::PowerCuts`].
+    pub cuts: u32,
+    /// Stops it.
+    pub cancel: &'a Cancel,
+    /// Is told what happens.
+    pub say: &'a dyn Fn(&str),
+}
+
+/// A fleet on this machine for one case, gone when dropped.
+struct Fleet {
+    description: Description,
+    store: Store,
+    address: SocketAddr,
+    stop: Cancel,
+    thread: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Fleet {
+    fn start(dir: &Path, trial: &Trial<'_>) -> anyhow::Result<Fleet> {
+        let home = Home::init(dir, "trial", &[HOST.to_string()])?;
+        home.set_roots(&[trial.root.public_key().clone()])?;
+        // The trial is about the box: whoever comes with its ticket is let in.
+        let all = operator::Order::Window { minutes: 720, boxes: 1, batch: None };
+        operator::carry_out(&home.store()?, all, "forge test", clock::now())?;
+        let server = Server::bind(&home, 1, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Box::new(|_| {}))?;
+        let address = server.address()?;
+        let stop = Cancel::default();
+        let (description, store, cancel) = (home.public()?, home.store()?, stop.clone());
+        let thread = std::thread::spawn(move || server.run(&cancel));
+        Ok(Fleet { description, store, address, stop, thread: Some(thread) })
+    }
+
+    /// The states of its boxes.
+    fn states(&self) -> anyhow::Result<Vec<State>> {
+        let listing = operator::list(&self.store, &Wanted::default(), clock::now())?;
+        Ok(listing.devices.iter().map(|row| row.device.state).collect())
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // what it says of its end changes no outcome
+        }
+    }
+}
+
+impl Trial<'_> {
+    /// Tries `case` in the directory `work`, which is the case's own.
+    ///
+    /// # Errors
+    /// When the trial itself cannot be made. A box that does not join is an [`Outcome`].
+    pub fn run(&self, case: Case, work: &Path) -> anyhow::Result<Outcome> {
+        let fleet = Fleet::start(&work.join("fleet"), self)?;
+        let setting = case::setting(case, fleet.address)?;
+        let box_disk = work.join("box.raw");
+        disk::unpack(self.disk, &box_disk, 8 << 30).context("copying the disk")?;
+        let (carried, ticket) = self.bundle(&fleet, &setting)?;
+        stick::place(&carried, &box_disk)?;
+        let started = Instant::now();
+        let verdict = self.watch(case, &setting, &fleet, &box_disk, &ticket);
+        let seconds = started.elapsed().as_secs();
+        let console = std::fs::read_to_string(box_disk.with_extension("console")).unwrap_or_default();
+        self.cancel.check()?;
+        Ok(Outcome { case, seconds, failure: verdict.err().map(|e| format!("{e:#}")), console })
+    }
+
+    /// Boots the box, does to it what the case is about, and waits until it has joined.
+    fn watch(
+        &self,
+        case: Case,
+        setting: &case::Setting,
+        fleet: &Fleet,
+        disk: &Path,
+        ticket: &[u8],
+    ) -> anyhow::Result<()> {
+        let power = machine::Power { trial: self, disk, clock: setting.clock };
+        for n in 0..setting.cuts(self.cuts) {
+            let mut running = power.on()?;
+            // Spread over the whole of a first boot, by a number that nothing depends on.
+            let after = Duration::from_millis(u64::from(random()? % 60_000));
+            running.stay(after, self.cancel)?;
+            drop(running); // pulls the plug
+            (self.say)(&format!("{case}: power cut {} after {:.1} s", n + 1, after.as_secs_f64()));
+        }
+        let mut running = power.on()?;
+        if case == Case::LateNetwork {
+            running.link(false)?;
+            running.wait_for("boot complete, good", self.patience, self.cancel)?;
+            (self.say)(&format!("{case}: the boot is good and its workloads run, with no link"));
+            ensure!(fleet.states()?.is_empty(), "a box without a link reached the fleet");
+            running.link(true)?;
+        }
+        let start = Instant::now();
+        loop {
+            match fleet.states()?[..] {
+                [] | [State::Pending | State::Approved] => {}
+                [State::Joined] => break,
+                ref states => anyhow::bail!("the fleet has {states:?}, not one box that joins"),
+            }
+            ensure!(
+                start.elapsed() < self.patience,
+                "it has not joined after {:?}: {}",
+                self.patience,
+                running.last()
+            );
+            running.stay(Duration::from_millis(200), self.cancel)?;
+        }
+        (self.say)(&format!("{case}: joined {} s after power on", start.elapsed().as_secs()));
+        setting.check()?;
+        ensure!(!running.has_said(&String::from_utf8_lossy(ticket)), "the ticket is on its console");
+        if case == Case::Joins {
+            // Only a node that stays ready has joined for good; then the ticket goes from the disk.
+            while contains(disk, ticket)? {
+                ensure!(
+                    start.elapsed() < self.patience,
+                    "the ticket is still on its disk: {}",
+                    running.last()
+                );
+                running.stay(Duration::from_secs(2), self.cancel)?;
+            }
+            (self.say)(&format!(
+                "{case}: the ticket is gone from the disk after {} s",
+                start.elapsed().as_secs()
+            ));
+        }
+        if let Some(wanted) = setting.wanted() {
+            ensure!(running.has_said(wanted), "it joined, and never said {wanted} on its console");
+        }
+        Ok(())
+    }
+
+    /// The carrier's files, and the secret among them as it is written.
+    fn bundle(&self, fleet: &Fleet, setting: &case::Setting) -> anyhow::Result<(Tree, Zeroizing<Vec<u8>>)> {
+        let now = clock::now();
+        let order = Order {
+            fleet: fleet.description.clone(),
+            endpoints: setting.endpoints.clone(),
+            profile: self.site.into(),
+            mode: Mode::Batch,
+            batch: Some("trial".into()),
+            max_claims: 1,
+            serial: u64::try_from(now.0).unwrap_or(1),
+            // An image that was made a second ago has a clock no later than this.
+            issued_at: Epoch(now.0 - 60),
+            shelf_life_days: 1,
+            rows: vec![],
+            proxy: setting.proxy.clone(),
+            proxy_ca: None,
+            ntp: vec![],
+            policy: DevicePolicy { support_text: "forge test".into(), ..DevicePolicy::default() },
+        };
+        let issued = enroll::issue(&order, self.root)?;
+        let mut tree = Tree::new();
+        tree.insert(TreePath::parse(bundle::DIRECTORY)?, Node::dir(0o700))?;
+        let mut ticket = Zeroizing::default();
+        for (name, content) in issued.iter().flat_map(|i| &i.files) {
+            if name == bundle::TICKET {
+                ticket = Zeroizing::new(content.trim_ascii().to_vec());
+            }
+            let path = TreePath::parse(&format!("{}/{name}", bundle::DIRECTORY))?;
+            tree.insert(path, Node::file(content.to_vec(), 0o600))?;
+        }
+        Ok((tree, ticket))
+    }
+}
+
+/// Whether `secret` is anywhere in the FORGE-ENROLL partition of the disk, in a file or in what is left of one.
+fn contains(disk: &Path, secret: &[u8]) -> anyhow::Result<bool> {
+    let content = Content::of_file(Arc::new(File::open(disk)?))?;
+    // As the device left it, which has added partitions.
+    let table = Table::read(&content)?;
+    let place = table.partitions.iter().find(|p| p.type_guid == PartitionType::Enroll.guid());
+    let place = place.context("the disk has no FORGE-ENROLL partition")?;
+    let bytes = content.slice(place.offset, ENROLL_SIZE)?.to_vec(ENROLL_SIZE)?;
+    Ok(memchr::memmem::find(&bytes, secret).is_some())
+}
+
+fn random() -> anyhow::Result<u32> {
+    getrandom::u32().map_err(|e| anyhow::anyhow!("asking the system for randomness: {e}"))
+}
