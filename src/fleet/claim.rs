@@ -219,9 +219,12 @@ impl Hearing<'_> {
         let same_box = holder.fingerprint.is_some() && holder.fingerprint == device.fingerprint;
         let fits = device.r#ref.is_some() && device.points > 0 && device.r#ref == holder.r#ref;
         let allowed = holder.successor && (same_box || fits);
-        // A box whose first flash failed comes again with a new key; off unless the operator wants it.
-        let moved =
-            self.settings.rebind_unacked && holder.acked == 0 && same_box && holder.state != State::Revoked;
+        // A box whose first flash failed comes again with a new key; once, and not unless the operator wants it.
+        let moved = self.settings.rebind_unacked
+            && same_box
+            && holder.acked == 0
+            && matches!(holder.state, State::Pending | State::Approved)
+            && Device::first(self.connection, "state = 'revoked' AND ticket = ?1", &device.ticket)?.is_none();
         if allowed || moved {
             succeed(self.connection, &mut holder, &mut device, self.now, "policy")?;
             rebind(self.connection, &device)?;

@@ -1,14 +1,15 @@
 //! The endpoint's calls over HTTP: the protocol for boxes, an API with a token for operators, the page, and counts.
 //!
-//! Work that signs and writes runs on a bounded number of threads; calls that wait for an operator hold none. The
-//! operator's token comes in the `Authorization` header alone, never in a cookie, so no other site's page can use it.
+//! Signatures are checked where a call arrives; what writes is gathered for one thread that commits, and calls that wait,
+//! for a commit or for an operator, hold no thread. The operator's token comes in the `Authorization` header alone, never in a cookie, so no other site's page can use it.
 
 use crate::enroll::claim::{ENROLL, HELLO, REENROLL};
 use crate::enroll::{DeviceId, MAX_BODY};
+use crate::fleet::Store;
 use crate::fleet::metrics::Metrics;
 use crate::fleet::operator::{self, Order, Wanted};
 use crate::fleet::page;
-use crate::fleet::service::{Request, Service};
+use crate::fleet::service::{Begun, Request, Service};
 use crate::host::clock;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -17,12 +18,13 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
-/// Calls that are worked on at a time: as many claims share a commit at most.
-pub const AT_WORK: usize = 128;
+/// Calls that are worked on at a time: as many share a commit at most.
+const AT_WORK: usize = 512;
 /// How long a call waits for its turn before it is sent away.
 const TURN: Duration = Duration::from_secs(10);
 /// How long a body may take to arrive.
@@ -41,6 +43,7 @@ pub struct Endpoint {
     token: aws_lc_rs::hmac::Key,
     token_tag: Vec<u8>,
     work: Semaphore,
+    writer: Writer,
     tell: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -58,6 +61,7 @@ impl Endpoint {
         getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("asking the system for randomness: {e}"))?;
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &random);
         let token_tag = aws_lc_rs::hmac::sign(&key, token.as_bytes()).as_ref().to_vec();
+        let writer = Writer::start(service.store().clone())?;
         Ok(Arc::new(Endpoint {
             service,
             metrics: Metrics::default(),
@@ -65,6 +69,7 @@ impl Endpoint {
             token: key,
             token_tag,
             work: Semaphore::new(AT_WORK),
+            writer,
             tell,
         }))
     }
@@ -110,6 +115,43 @@ impl Endpoint {
         let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let given = given.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
         aws_lc_rs::hmac::verify(&self.token, given.as_bytes(), &self.token_tag).is_ok()
+    }
+}
+
+/// The thread that commits what calls have gathered. Ends with the value.
+struct Writer {
+    thread: Option<std::thread::JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn start(store: Arc<Store>) -> std::io::Result<Writer> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("commits".into()).spawn(move || {
+            while !stopped.load(Ordering::Acquire) {
+                store.commit();
+                // What was gathered since has left a token, with which this returns at once.
+                std::thread::park();
+            }
+        })?;
+        Ok(Writer { thread: Some(thread), stop })
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -179,21 +221,33 @@ async fn handle(
     call: &'static str,
 ) -> Result<crate::fleet::Response, Response> {
     let start = Instant::now();
-    let answer = if call == "hello" {
-        // A signature and no disk: cheaper than a thread.
-        end.service.handle(request, clock::now())
-    } else {
-        let Ok(Ok(_turn)) = tokio::time::timeout(TURN, end.work.acquire()).await else {
-            end.metrics.request(call, 503, start.elapsed());
-            return Err(away());
-        };
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, end.work.acquire()).await else {
+        end.metrics.request(call, 503, start.elapsed());
+        return Err(away());
+    };
+    let now = clock::now();
+    let begun = if call == "grant" {
+        // What is in a grant may come from elsewhere, and take its time.
         let (there, request) = (end.clone(), request.clone());
-        match tokio::task::spawn_blocking(move || there.service.handle(&request, clock::now())).await {
-            Ok(answer) => answer,
+        match tokio::task::spawn_blocking(move || there.service.begin(&request, now)).await {
+            Ok(begun) => begun,
             Err(panicked) => {
                 end.tell(&format!("a call to {call} ended in a bug: {panicked}"));
                 return Err(away());
             }
+        }
+    } else {
+        // Signatures: a few tenths of a millisecond, less than handing them to another thread and back would disturb.
+        end.service.begin(request, now)
+    };
+    let answer = match begun {
+        Begun::Answered(answer) => answer,
+        Begun::Write(work) => {
+            let (done, outcome) = oneshot::channel();
+            end.service.store().gather(work, move |result| drop(done.send(result)));
+            end.writer.wake();
+            let Ok(outcome) = outcome.await else { return Err(away()) }; // the endpoint stops
+            end.service.end(request, outcome, now)
         }
     };
     if let Some(trouble) = &answer.trouble {

@@ -2,7 +2,7 @@
 
 use crate::fleet::audit::Trail;
 use crate::fleet::home::Home;
-use crate::fleet::http::{self, AT_WORK, Endpoint};
+use crate::fleet::http::{self, Endpoint};
 use crate::host::cancel::Cancel;
 use anyhow::Context as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +22,8 @@ const STEP: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(600);
 /// Connections at a time; more wait in the kernel's queue. A waiting box holds one, of some tens of KiB.
 const CONNECTIONS: usize = 16_384;
+/// Threads for what takes its time: grants, operators, counts.
+const BLOCKING: usize = 32;
 /// How often it is looked whether anything changed for those that wait.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long calls may take to end when the endpoint stops.
@@ -71,7 +73,7 @@ impl Server {
     /// When the runtime or the socket fails.
     pub fn run(self, cancel: &Cancel) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .max_blocking_threads(AT_WORK + 16)
+            .max_blocking_threads(BLOCKING)
             .enable_all()
             .build()
             .context("starting the runtime")?;

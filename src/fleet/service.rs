@@ -11,6 +11,7 @@ use crate::enroll::claim::{
 };
 use crate::enroll::code::Code;
 use crate::enroll::envelope::{Context, Direction, Nonce, Sealed, Signers, seal};
+use crate::enroll::grant::Material;
 use crate::enroll::policy::Policy;
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::Store;
@@ -22,7 +23,7 @@ use crate::fleet::record::{Device, MOST};
 use crate::model::{Digest, Epoch};
 use crate::sign::dsse::Envelope;
 use crate::sign::{PrivateKey, PublicKey, Signer as _};
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -143,7 +144,8 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
-struct Reply {
+/// What a request comes to before it is signed.
+pub struct Reply {
     status: u16,
     retry_after_s: Option<u32>,
     hold: Option<(DeviceId, u32)>,
@@ -151,10 +153,32 @@ struct Reply {
 }
 
 impl Reply {
-    fn of(status: u16, body: &impl Serialize) -> Result<Reply, Stop> {
-        let body = serde_json::to_value(body).map_err(anyhow::Error::from)?;
+    fn of(status: u16, body: &impl Serialize) -> anyhow::Result<Reply> {
+        let body = serde_json::to_value(body)?;
         Ok(Reply { status, retry_after_s: None, hold: None, body })
     }
+}
+
+/// What a request does in its one transaction.
+type Work = Box<dyn FnOnce(&Connection) -> anyhow::Result<Result<Reply, Refused>> + Send>;
+
+enum Next {
+    Reply(Reply),
+    Write(Work),
+}
+
+impl From<Reply> for Next {
+    fn from(reply: Reply) -> Next {
+        Next::Reply(reply)
+    }
+}
+
+/// A request that was looked at, as far as that needs no writing.
+pub enum Begun {
+    /// There is nothing to write.
+    Answered(Response),
+    /// This is to be committed, and then to be told to [`Service::end`].
+    Write(Work),
 }
 
 /// The fleet's side of the protocol.
@@ -235,19 +259,52 @@ impl Service {
 
     /// Answers `request` at `now`. Never panics, whatever it is.
     pub fn handle(&self, request: &Request, now: Epoch) -> Response {
-        let Some(nonce) = argument(&request.query, "nonce").and_then(|text| Nonce::parse(text).ok()) else {
+        match self.begin(request, now) {
+            Begun::Answered(response) => response,
+            Begun::Write(work) => self.end(request, self.store.write(work), now),
+        }
+    }
+
+    /// The first half of [`Service::handle`]: all that needs no writing, signatures above all.
+    pub fn begin(&self, request: &Request, now: Epoch) -> Begun {
+        let Some(nonce) = asked(request) else {
             // Nobody who speaks the protocol: there is nothing to sign an answer over.
-            return Response {
+            return Begun::Answered(Response {
                 status: 400,
                 retry_after_s: None,
                 content_type: "text/plain; charset=utf-8",
                 body: b"this is a forge fleet endpoint; calls carry ?nonce=\n".to_vec(),
                 hold: None,
                 trouble: None,
-            };
+            });
         };
+        match self.route(request, &nonce, now) {
+            Ok(Next::Write(work)) => Begun::Write(work),
+            Ok(Next::Reply(reply)) => Begun::Answered(self.sign(request, Ok(reply), now)),
+            Err(stop) => Begun::Answered(self.sign(request, Err(stop), now)),
+        }
+    }
+
+    /// The second half: the answer to `request`, whose work came to `outcome`, which is committed.
+    pub fn end(
+        &self,
+        request: &Request,
+        outcome: anyhow::Result<Result<Reply, Refused>>,
+        now: Epoch,
+    ) -> Response {
+        let reply = match outcome {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(refused)) => Err(Stop::Refused(refused)),
+            Err(error) => Err(Stop::Trouble(error)),
+        };
+        self.sign(request, reply, now)
+    }
+
+    fn sign(&self, request: &Request, reply: Result<Reply, Stop>, now: Epoch) -> Response {
+        // Whoever has no nonce did not get this far.
+        let nonce = asked(request).unwrap_or_else(|| self.nonces.make(now));
         let mut trouble = None;
-        let reply = match self.route(request, &nonce, now) {
+        let reply = match reply {
             Ok(reply) => reply,
             Err(Stop::Refused(refused)) => refusal_reply(refused),
             Err(Stop::Trouble(error)) => {
@@ -283,18 +340,16 @@ impl Service {
         Response { status, retry_after_s: reply.retry_after_s, content_type, body, hold: reply.hold, trouble }
     }
 
-    fn route(&self, request: &Request, nonce: &Nonce, now: Epoch) -> Result<Reply, Stop> {
+    fn route(&self, request: &Request, nonce: &Nonce, now: Epoch) -> Result<Next, Stop> {
         if request.body.len() > MAX_BODY {
             return Err(Refused::without_code(413, "a body of more than 1 MiB").into());
         }
         match (request.method.as_str(), request.path.as_str()) {
-            ("GET", HELLO) => Reply::of(
-                200,
-                &Hello {
-                    fleet: self.identity.fleet.clone(),
-                    min_bundle_serial: self.settings.min_bundle_serial,
-                },
-            ),
+            ("GET", HELLO) => {
+                let fleet = self.identity.fleet.clone();
+                let hello = Hello { fleet, min_bundle_serial: self.settings.min_bundle_serial };
+                Ok(Reply::of(200, &hello)?.into())
+            }
             ("POST", ENROLL | REENROLL) => self.claim(request, nonce, now),
             (method, path) => {
                 let below = path.strip_prefix(ENROLL).and_then(|rest| rest.strip_prefix('/'));
@@ -331,20 +386,27 @@ impl Service {
         Ok((value, signers))
     }
 
-    fn claim(&self, request: &Request, nonce: &Nonce, now: Epoch) -> Result<Reply, Stop> {
+    fn claim(&self, request: &Request, nonce: &Nonce, now: Epoch) -> Result<Next, Stop> {
         let per_s = f64::from(self.settings.claims_per_s.max(1));
         let all = Rate { per_s, burst: 2.0 * per_s };
         if self.limiter.take("claims", all, now).is_err() {
             return Err(Refused::later(503, "too many claims at once", spread(nonce, 5, 60)).into());
         }
         let (claim, signers) = self.open::<Claim>(request, now)?;
-        let judged = self.admit(claim, &signers, nonce, now)?;
-        let mut reply = Reply::of(judged.status, &judged.device.standing())?;
-        reply.retry_after_s = (judged.status == 202).then_some(2); // then waiting is done with GET
-        Ok(reply)
+        let known = self.founded(&claim, &signers, nonce, now)?;
+        let settings = self.settings.clone();
+        Ok(Next::Write(Box::new(move |connection| {
+            let judged = match (Hearing { connection, settings: &settings, now }).claim(&claim, &known)? {
+                Ok(judged) => judged,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let mut reply = Reply::of(judged.status, &judged.device.standing())?;
+            reply.retry_after_s = (judged.status == 202).then_some(2); // then waiting is done with GET
+            Ok(Ok(reply))
+        })))
     }
 
-    /// Judges a claim that `signers` signed.
+    /// Judges a claim that `signers` signed and no call brought.
     pub(super) fn admit(
         &self,
         claim: Claim,
@@ -352,9 +414,24 @@ impl Service {
         nonce: &Nonce,
         now: Epoch,
     ) -> Result<Judged, Stop> {
+        let known = self.founded(&claim, signers, nonce, now)?;
+        let settings = self.settings.clone();
+        Ok(self.store.write(move |connection| {
+            Hearing { connection, settings: &settings, now }.claim(&claim, &known)
+        })??)
+    }
+
+    /// The bundle of a claim that makes sense, is not too early, and that the right keys signed.
+    fn founded(
+        &self,
+        claim: &Claim,
+        signers: &Signers,
+        nonce: &Nonce,
+        now: Epoch,
+    ) -> Result<Arc<Known>, Stop> {
         let foreign = |e: crate::sign::Refused| Refused::without_code(422, format!("the claim: {e}"));
         signers.include(&claim.device_pub).map_err(foreign)?;
-        sensible(&claim)?;
+        sensible(claim)?;
         if let Some(least) = &self.settings.min_agent
             && version(&claim.agent) < version(least)
         {
@@ -362,7 +439,7 @@ impl Service {
                 Refused::new(426, Code::AgentTooOld, format!("forge-device {least} is needed")).into()
             );
         }
-        let known = self.bundle(&claim)?;
+        let known = self.bundle(claim)?;
         if let Some(ticket) = &known.bootstrap.ticket {
             signers.include(&ticket.r#pub).map_err(foreign)?;
         }
@@ -370,10 +447,7 @@ impl Service {
         self.limiter.take(&known.ticket_key(), rate, now).map_err(|wait| {
             Refused::later(429, "too many claims with this ticket", wait + spread(nonce, 0, 10))
         })?;
-        let settings = self.settings.clone();
-        Ok(self.store.write(move |connection| {
-            Hearing { connection, settings: &settings, now }.claim(&claim, &known)
-        })??)
+        Ok(known)
     }
 
     /// The bundle of a claim, when the fleet's roots signed it.
@@ -406,8 +480,8 @@ impl Service {
         Ok(known)
     }
 
-    fn standing(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
-        let load = |connection: &rusqlite::Connection| {
+    fn standing(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
+        let load = |connection: &Connection| {
             let device = Device::load(connection, id)?;
             let open: bool = connection
                 .prepare_cached("SELECT EXISTS (SELECT 1 FROM opened WHERE until >= ?1 AND room > 0)")?
@@ -415,32 +489,20 @@ impl Service {
             Ok((device, open))
         };
         let (device, open) = self.store.read(load)?;
-        let Some(mut device) = device else {
+        let Some(device) = device else {
             return Err(Refused::without_code(404, "no such device: claim first").into());
         };
-        if open && device.state == State::Pending {
-            let settings = self.settings.clone();
-            device = self.store.write(move |connection| {
-                // Read again: an operator may have said no in between.
-                let mut device = Device::load(connection, &device.id)?.unwrap_or(device);
-                Hearing { connection, settings: &settings, now }.through_window(&mut device)?;
-                Ok(device)
-            })?;
+        let wait: u32 = argument(&request.query, "wait").and_then(|w| w.parse().ok()).unwrap_or(0);
+        if !(open && device.state == State::Pending) {
+            return Ok(standing_reply(&device, wait)??.into());
         }
-        match device.state {
-            State::Denied | State::Revoked => {
-                return Err(refusal(&device)
-                    .map_or_else(|| Refused::without_code(403, "not let in").into(), Stop::Refused));
-            }
-            _ => {}
-        }
-        let mut reply = Reply::of(200, &device.standing())?;
-        if device.state == State::Pending {
-            let wait: u32 = argument(&request.query, "wait").and_then(|w| w.parse().ok()).unwrap_or(0);
-            reply.retry_after_s = Some(if wait > 0 { 1 } else { 30 });
-            reply.hold = (wait > 0).then(|| (device.id.clone(), wait.min(MAX_WAIT_S)));
-        }
-        Ok(reply)
+        let settings = self.settings.clone();
+        Ok(Next::Write(Box::new(move |connection| {
+            // Read again: an operator may have said no in between.
+            let mut device = Device::load(connection, &device.id)?.unwrap_or(device);
+            Hearing { connection, settings: &settings, now }.through_window(&mut device)?;
+            standing_reply(&device, wait)
+        })))
     }
 
     /// A request that the device itself signed, and that its bucket has room for.
@@ -467,46 +529,60 @@ impl Service {
         Ok(value)
     }
 
-    fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
+    fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
         let wanted: GrantRequest = self.of_device(id, request, now)?;
-        Reply::of(200, &self.give(id, wanted, now)?)
+        let material = self.material(id, &wanted)?;
+        let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
+        Ok(Next::Write(Box::new(move |connection| {
+            let hearing = Hearing { connection, settings: &settings, now };
+            match hearing.grant(&id, &wanted, &material, &signer)? {
+                Ok(envelope) => Ok(Ok(Reply::of(200, &envelope)?)),
+                Err(refused) => Ok(Err(refused)),
+            }
+        })))
     }
 
-    /// The grant that a device asks for, which signed its request.
+    /// The grant that a device asks for, which signed its request, and no call brought it.
     pub(super) fn give(&self, id: &DeviceId, wanted: GrantRequest, now: Epoch) -> Result<Envelope, Stop> {
-        numbers(&[wanted.have_generation])?;
-        // Outside of the transaction, for a source may ask a cluster; who is let in is looked at again inside.
-        let device = self.store.read(|c| Device::load(c, id))?;
-        let material = match device {
-            Some(device) if matches!(device.state, State::Approved | State::Joined) => {
-                self.source.material(&device, &wanted.csrs)?
-            }
-            _ => Default::default(),
-        };
+        let material = self.material(id, &wanted)?;
         let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
         Ok(self.store.write(move |connection| {
             Hearing { connection, settings: &settings, now }.grant(&id, &wanted, &material, &signer)
         })??)
     }
 
-    fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
+    /// What a grant would have in it. Outside of the transaction, for a source may ask a cluster; who is let in is looked
+    /// at again inside.
+    fn material(&self, id: &DeviceId, wanted: &GrantRequest) -> Result<Material, Stop> {
+        numbers(&[wanted.have_generation])?;
+        Ok(match self.store.read(|c| Device::load(c, id))? {
+            Some(device) if matches!(device.state, State::Approved | State::Joined) => {
+                self.source.material(&device, &wanted.csrs)?
+            }
+            _ => Material::default(),
+        })
+    }
+
+    fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
         let ack: Ack = self.of_device(id, request, now)?;
         numbers(&[ack.generation])?;
         let (settings, id) = (self.settings.clone(), id.clone());
-        let device = self
-            .store
-            .write(move |connection| Hearing { connection, settings: &settings, now }.ack(&id, &ack))??;
-        Reply::of(200, &device.standing())
+        Ok(Next::Write(Box::new(move |connection| {
+            match (Hearing { connection, settings: &settings, now }).ack(&id, &ack)? {
+                Ok(device) => Ok(Ok(Reply::of(200, &device.standing())?)),
+                Err(refused) => Ok(Err(refused)),
+            }
+        })))
     }
 
-    fn events(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Reply, Stop> {
+    fn events(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
         let Events { events } = self.of_device(id, request, now)?;
         if events.len() > MAX_EVENTS {
             return Err(Refused::without_code(422, format!("{} events at once", events.len())).into());
         }
         numbers(&events.iter().map(|e| e.seq).collect::<Vec<_>>())?;
         let id = id.clone();
-        let device = self.store.write(move |connection| {
+        Ok(Next::Write(Box::new(move |connection| {
             for event in &events {
                 connection
                     .prepare_cached(
@@ -527,23 +603,39 @@ impl Service {
                     .prepare_cached("DELETE FROM event WHERE device = ?1 AND seq < ?2")?
                     .execute(params![id.as_str(), last.saturating_sub(MOST_KEPT_EVENTS) as i64])?;
             }
-            let device = Device::load(connection, &id)?;
-            if let Some(mut device) = device.clone() {
-                device.last_seen = now;
-                device.save(connection)?;
-            }
-            Ok(device)
-        })?;
-        match device {
-            Some(device) => Reply::of(200, &device.standing()),
-            None => Err(Refused::without_code(404, "no such device: claim first").into()),
-        }
+            let Some(mut device) = Device::load(connection, &id)? else {
+                return Ok(Err(Refused::without_code(404, "no such device: claim first")));
+            };
+            device.last_seen = now;
+            device.save(connection)?;
+            Ok(Ok(Reply::of(200, &device.standing())?))
+        })))
     }
 
     /// The keys that sign this endpoint's answers.
     pub fn grant_keys(&self) -> Vec<PublicKey> {
         vec![self.identity.grant_key.public_key().clone()]
     }
+}
+
+/// Where `device` stands, for one that would wait for `wait` seconds.
+fn standing_reply(device: &Device, wait: u32) -> anyhow::Result<Result<Reply, Refused>> {
+    if matches!(device.state, State::Denied | State::Revoked)
+        && let Some(refused) = refusal(device)
+    {
+        return Ok(Err(refused));
+    }
+    let mut reply = Reply::of(200, &device.standing())?;
+    if device.state == State::Pending {
+        reply.retry_after_s = Some(if wait > 0 { 1 } else { 30 });
+        reply.hold = (wait > 0).then(|| (device.id.clone(), wait.min(MAX_WAIT_S)));
+    }
+    Ok(Ok(reply))
+}
+
+/// The nonce that the answer is to be signed over.
+fn asked(request: &Request) -> Option<Nonce> {
+    argument(&request.query, "nonce").and_then(|text| Nonce::parse(text).ok())
 }
 
 fn refusal_reply(refused: Refused) -> Reply {

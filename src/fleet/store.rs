@@ -17,7 +17,7 @@ const SCHEMA: &str = include_str!("schema.sql");
 /// How long another process (an operator's command) may keep the database to itself.
 const BUSY: Duration = Duration::from_secs(10);
 
-type Deliver = Box<dyn FnOnce(Result<(), String>) + Send>;
+type Deliver = Box<dyn FnOnce(Result<(), String>)>;
 type Work = Box<dyn FnOnce(&Connection) -> Deliver + Send>;
 
 /// The fleet's database.
@@ -86,21 +86,41 @@ impl Store {
         F: FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
     {
         let (done, outcome) = mpsc::sync_channel(1);
-        lock(&self.gathered).push(Box::new(move |connection: &Connection| {
-            let result = alone(connection, work);
-            Box::new(move |committed: Result<(), String>| {
-                // The receiver lives until it has this: it waits for the writer, or for this very message.
-                let _ = done.send(match committed {
-                    Ok(()) => result,
-                    Err(why) => Err(anyhow!("committing: {why}")),
-                });
-            }) as Deliver
-        }));
+        // The receiver lives until it has this: it waits for the writer, or for this very message.
+        self.gather(work, move |result| drop(done.send(result)));
         let writer = lock(&self.writer);
         if let Ok(result) = outcome.try_recv() {
             return result; // whoever had the writer before took this along
         }
+        self.commit_with(writer);
+        outcome.recv().context("waiting for a commit")?
+    }
+
+    /// Puts `work` with what the next [`Store::commit`], or the next [`Store::write`], takes along; `deliver` gets its
+    /// result once it is on the disk.
+    pub fn gather<T: 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
+        deliver: impl FnOnce(anyhow::Result<T>) + Send + 'static,
+    ) {
+        lock(&self.gathered).push(Box::new(move |connection: &Connection| {
+            let result = alone(connection, work);
+            Box::new(move |committed: Result<(), String>| {
+                deliver(committed.map_err(|why| anyhow!("committing: {why}")).and(result));
+            }) as Deliver
+        }));
+    }
+
+    /// Runs what was gathered; nothing when nothing was.
+    pub fn commit(&self) {
+        self.commit_with(lock(&self.writer));
+    }
+
+    fn commit_with(&self, writer: MutexGuard<'_, Connection>) {
         let gathered = std::mem::take(&mut *lock(&self.gathered));
+        if gathered.is_empty() {
+            return;
+        }
         let mut deliveries = Vec::with_capacity(gathered.len());
         let committed = transaction(&writer, gathered, &mut deliveries).map_err(|e| format!("{e:#}"));
         if committed.is_err() && !writer.is_autocommit() {
@@ -112,7 +132,6 @@ impl Store {
         for deliver in deliveries {
             deliver(committed.clone());
         }
-        outcome.recv().map_err(|_| anyhow!("committing: {}", committed.err().unwrap_or_default()))?
     }
 
     /// Reads what is committed.

@@ -361,6 +361,32 @@ fn a_replaced_box_gives_its_name_away_and_nothing_else() {
 }
 
 #[test]
+fn a_box_that_was_flashed_twice_comes_again_once_where_the_operator_wants_it() {
+    let fleet = Fleet::of_seed(1);
+    let bundle = fleet.own_bundle("store-042", "SN1");
+    let settings = Settings { rebind_unacked: true, ..Settings::default() };
+    for (settings, statuses) in [(settings, [201, 201, 409]), (Settings::default(), [201, 409, 409])] {
+        let end = End::with(&fleet, settings);
+        let claims = ["first flash", "second flash", "third"]
+            .map(|name| Box::new(name, &fleet, &bundle, hardware("SN1")).claim(&mut end.send()).0);
+        assert_eq!(claims, statuses);
+        assert_sound(&end.devices());
+    }
+}
+
+#[test]
+fn a_bundle_without_a_ticket_lets_nobody_in_unproved() {
+    let fleet = Fleet::of_seed(1);
+    let end = End::new(&fleet);
+    let bundle = fleet.bundle("known", Mode::IdentityOnly, 0, |b| b.devices = vec![row("a", "SN1")]);
+    let statuses: Vec<u16> = (0..8)
+        .map(|n| Box::new(&format!("{n}"), &fleet, &bundle, hardware("SN1")).claim(&mut end.send()).0)
+        .collect();
+    assert_eq!(statuses, [202, 202, 202, 202, 410, 410, 410, 410], "and few may wait");
+    assert_eq!(Box::new("x", &fleet, &bundle, hardware("SN2")).claim(&mut end.send()).0, 403);
+}
+
+#[test]
 fn two_rows_of_one_name_are_never_two_nodes() {
     let fleet = Fleet::of_seed(1);
     let end = End::new(&fleet);
