@@ -9,8 +9,8 @@ use crate::enroll::grant::{Binding, File, Grant, Item, Material, SCHEMA, is_gran
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::audit;
 use crate::fleet::claim::Hearing;
+use crate::fleet::exchange::Refused;
 use crate::fleet::record::Device;
-use crate::fleet::service::Refused;
 use crate::host::fs;
 use crate::model::Digest;
 use crate::sign::PrivateKey;

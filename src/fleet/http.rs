@@ -6,10 +6,11 @@
 use crate::enroll::claim::{ENROLL, HELLO, REENROLL};
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::Store;
+use crate::fleet::exchange::{Begun, Request};
 use crate::fleet::metrics::Metrics;
 use crate::fleet::operator::{self, Order, Wanted};
 use crate::fleet::page;
-use crate::fleet::service::{Begun, Request, Service};
+use crate::fleet::service::Service;
 use crate::host::clock;
 use axum::Router;
 use axum::body::{Body, Bytes};

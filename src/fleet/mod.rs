@@ -3,6 +3,7 @@
 //! | part | in → out | module |
 //! |---|---|---|
 //! | service | a request and the time → a signed answer; no socket | [`service`] |
+//! | exchange | the shapes of request, refusal, reply | [`exchange`] |
 //! | claims | a signed claim → where the device stands; first claim binds | [`claim`] |
 //! | grants | material → sealed, numbered, signed, kept a day | [`granting`] |
 //! | sticks | a request that came by hand → a grant that goes back so | [`offline`] |
@@ -18,6 +19,7 @@
 
 pub mod audit;
 pub mod claim;
+pub mod exchange;
 pub mod granting;
 pub mod home;
 pub mod http;
@@ -32,8 +34,9 @@ pub mod server;
 pub mod service;
 pub mod store;
 
+pub use exchange::{Request, Response};
 pub use granting::GrantSource;
 pub use home::Home;
 pub use record::Device;
-pub use service::{Identity, Request, Response, Service, Settings};
+pub use service::{Identity, Service, Settings};
 pub use store::Store;

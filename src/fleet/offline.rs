@@ -1,7 +1,8 @@
 //! Requests that sticks bring from boxes without a network (C8): claim and grant in one, by the rules of the endpoint and in
 //! its database, whether it runs or not.
 
-use super::service::{Refused, Service, Stop};
+use super::exchange::{Refused, Stop};
+use super::service::Service;
 use crate::enroll::DeviceId;
 use crate::enroll::claim::State;
 use crate::enroll::offline::OfflineRequest;
