@@ -14,7 +14,7 @@ pub struct Request {
     pub path: String,
     /// Behind the question mark.
     pub query: String,
-    /// At most [`MAX_BODY`] bytes.
+    /// At most [`MAX_BODY`](crate::enroll::MAX_BODY) bytes.
     pub body: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ pub struct Response {
     /// The signed answer.
     pub body: Vec<u8>,
     /// Where nothing has changed for a device that waits: for how many seconds the answer may be held back, unless
-    /// [`Service::changes`] names the device before. The request is then to be handled again.
+    /// [`Service::changes`](super::Service::changes) names the device before. The request is then to be handled again.
     pub hold: Option<(DeviceId, u32)>,
     /// What went wrong at the endpoint, for its log.
     pub trouble: Option<String>,
@@ -107,6 +107,6 @@ impl From<Reply> for Next {
 pub enum Begun {
     /// There is nothing to write.
     Answered(Response),
-    /// This is to be committed, and then to be told to [`Service::end`].
+    /// This is to be committed, and then to be told to [`Service::end`](super::Service::end).
     Write(Work),
 }

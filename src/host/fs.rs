@@ -160,16 +160,29 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 fn sync_tree(dir: &Path) -> io::Result<()> {
+    let mut entries = vec![];
+    list(dir, &mut entries)?;
+    /// Each file's own sync costs a commit of the journal: from some hundred on, one for the whole file system is cheaper.
+    const MANY: usize = 256;
+    if entries.len() > MANY {
+        return Ok(rustix::fs::syncfs(File::open(dir)?)?);
+    }
+    entries.iter().try_for_each(|path| File::open(path)?.sync_all())
+}
+
+/// Files and directories below `dir`, and it last.
+fn list(dir: &Path, entries: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            sync_tree(&entry.path())?;
+            list(&entry.path(), entries)?;
         } else if kind.is_file() {
-            File::open(entry.path())?.sync_all()?;
+            entries.push(entry.path());
         }
     }
-    File::open(dir)?.sync_all()
+    entries.push(dir.into());
+    Ok(())
 }
 
 /// An exclusive lock on a file, held until dropped, and let go by the kernel when the process dies.
