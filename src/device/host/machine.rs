@@ -1,5 +1,6 @@
 //! The real box: every trait of [`crate::device::effects`] over the modules beside this one.
 
+use super::page::Page;
 use super::{carrier, hardware, http, link, network, screen, service, time, vault, wake};
 use crate::device::effects::{
     Call, Carrier, Carriers, Clock, Disk, Entropy, Hardware, Image, Link, Net, NetError, NetworkSettings,
@@ -40,6 +41,7 @@ pub struct Machine {
     wake: Option<wake::Wake>,
     said: String,
     shown: Option<(View, Instant)>,
+    page: Page,
 }
 
 impl Machine {
@@ -56,6 +58,7 @@ impl Machine {
             wake: wake::Wake::listen().ok(), // without it, sticks and cables are noticed a little later
             said: String::new(),
             shown: None,
+            page: Page::default(),
         }
     }
 
@@ -332,6 +335,8 @@ impl Screen for Machine {
             self.notify.status(&line);
             self.said = line;
         }
+        let page = self.page.show(&self.root, view);
+        let view = &View { page, ..view.clone() };
         let lasting = View { now: Epoch::default(), again_in: None, ..view.clone() };
         if self.shown.as_ref().is_some_and(|(last, at)| *last == lasting && at.elapsed() < REFRESH) {
             return;
