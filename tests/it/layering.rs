@@ -46,7 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
     ("run", &["disk", "enroll", "host", "tree"]),
-    ("trial", &["carrier", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
+    ("trial", &["carrier", "device", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
