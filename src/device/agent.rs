@@ -140,6 +140,7 @@ impl<E: Effects> Device<E> {
                 .map(|b| b.endpoints_in_order().iter().map(|e| e.url.clone()).collect())
                 .unwrap_or_default(),
             qr,
+            page: None,
             again_in,
             links: self.io.links(),
             now: self.io.now(),

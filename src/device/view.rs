@@ -35,6 +35,8 @@ pub struct View {
     pub now: Epoch,
     /// What a QR code leads to: `PORTAL/e#DEVICE.WORDS`. The part behind `#` reaches no server's log.
     pub qr: Option<String>,
+    /// Where the box's own page is.
+    pub page: Option<String>,
     /// In how long it tries again; `None` while it works.
     pub again_in: Option<Duration>,
 }

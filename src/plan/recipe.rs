@@ -289,7 +289,7 @@ impl Recipe {
             Recipe::Os(_) => 2,
             Recipe::Site(_) => 2,
             Recipe::Runtime(_) => 1,
-            Recipe::Payload(_) => 1,
+            Recipe::Payload(_) => 2,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,
             Recipe::Uki(_) => 2,

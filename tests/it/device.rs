@@ -1,5 +1,6 @@
 //! The device's state machine on simulated boxes, before the real endpoint in the same process.
 
+mod herd;
 mod sim;
 mod sweep;
 mod threats;

@@ -1,5 +1,6 @@
 //! The real box: every trait of [`crate::device::effects`] over the modules beside this one.
 
+use super::page::Page;
 use super::{carrier, hardware, http, link, network, screen, service, time, tpm, vault, wake};
 use crate::device::effects::{
     Attestor, Call, Carrier, Carriers, Clock, Disk, Entropy, Hardware, Image, Link, Net, NetError,
@@ -41,6 +42,7 @@ pub struct Machine {
     tpm: tpm::Patient,
     said: String,
     shown: Option<(View, Instant)>,
+    page: Page,
 }
 
 impl Machine {
@@ -58,6 +60,7 @@ impl Machine {
             tpm: tpm::Patient::default(),
             said: String::new(),
             shown: None,
+            page: Page::default(),
         }
     }
 
@@ -344,6 +347,8 @@ impl Screen for Machine {
             self.notify.status(&line);
             self.said = line;
         }
+        let page = self.page.show(&self.root, view);
+        let view = &View { page, ..view.clone() };
         let lasting = View { now: Epoch::default(), again_in: None, ..view.clone() };
         if self.shown.as_ref().is_some_and(|(last, at)| *last == lasting && at.elapsed() < REFRESH) {
             return;

@@ -44,9 +44,7 @@ pub fn render(view: &View) -> String {
         let value: String = clean(&value).chars().take(WIDTH - 12).collect();
         let _ = writeln!(text, "  {name:<10}{value}");
     }
-    if let Some(qr) = view.qr.as_deref().filter(|qr| qr.len() <= MAX_QR)
-        && let Ok(code) = qrcode::QrCode::with_error_correction_level(qr, qrcode::EcLevel::L)
-    {
+    if let Some(code) = view.qr.as_deref().and_then(qr) {
         // Light on dark, as consoles are: scanners read either.
         let image = code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
         text.push('\n');
@@ -58,8 +56,14 @@ pub fn render(view: &View) -> String {
     text
 }
 
+/// The QR code of an address; `None` for what would be too fine to read.
+pub fn qr(address: &str) -> Option<qrcode::QrCode> {
+    let fits = address.len() <= MAX_QR;
+    fits.then(|| qrcode::QrCode::with_error_correction_level(address, qrcode::EcLevel::L).ok()).flatten()
+}
+
 /// Names and values, of what is known.
-fn facts(view: &View) -> Vec<(&'static str, String)> {
+pub fn facts(view: &View) -> Vec<(&'static str, String)> {
     let mut facts = vec![];
     let mut add = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
     add("device", view.device.as_ref().map(|id| id.to_string()));
@@ -75,6 +79,7 @@ fn facts(view: &View) -> Vec<(&'static str, String)> {
     for endpoint in &view.endpoints {
         add("fleet", Some(endpoint.clone()));
     }
+    add("page", view.page.clone());
     add("clock", Some(view.now.rfc3339()));
     facts
 }

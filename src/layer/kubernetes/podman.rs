@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! /usr/lib/forge/payload/                    the payload partition, mounted before the root is switched
+//!   host-ports                               what the workloads publish, `80/tcp` a line: the box's own page keeps off
 //!   images/                                  the image store, read where it lies
 //!   workloads/NAME/manifest.yaml             the manifests as written, joined
 //!   workloads/NAME/containers                names of its containers and the state that means health
@@ -32,6 +33,8 @@ pub const PAUSE_ARGUMENTS: [&str; 1] = ["-P"];
 
 /// Directory of unit links, below the payload's root.
 const UNITS: &str = "units";
+/// The file of published ports, there.
+const HOST_PORTS: &str = "host-ports";
 const SYSTEM: &str = "usr/lib/systemd/system";
 const WANTS: &str = "forge-workloads.target.wants";
 const REQUIRES: &str = "forge-required-workloads.target.requires";
@@ -141,6 +144,8 @@ pub fn payload_tree(workloads: &[Workload], store: Tree) -> Result<Tree, PodmanE
     for dir in [WORKLOADS.to_string(), format!("{UNITS}/{WANTS}"), format!("{UNITS}/{REQUIRES}")] {
         tree.insert(TreePath::parse(&dir)?, Node::dir(0o755))?;
     }
+    let ports: String = host_ports(workloads).iter().map(|port| format!("{port}\n")).collect();
+    tree.insert(TreePath::parse(HOST_PORTS)?, Node::text(ports, 0o644))?;
     for workload in workloads {
         let name = &workload.name;
         let home = format!("{WORKLOADS}/{name}");

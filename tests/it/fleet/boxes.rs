@@ -93,7 +93,15 @@ impl Fleet {
 
     /// A bundle with a ticket for the box of serial number `serial`, which is to be called `name`.
     pub fn own_bundle(&self, name: &str, serial: &str) -> Bundle {
-        self.bundle(name, Mode::Device, 1, |document| document.devices = vec![row(name, serial)])
+        self.own_bundle_with(name, serial, |_| {})
+    }
+
+    /// The same, with something changed in its document.
+    pub fn own_bundle_with(&self, name: &str, serial: &str, change: impl FnOnce(&mut Bootstrap)) -> Bundle {
+        self.bundle(name, Mode::Device, 1, |document| {
+            document.devices = vec![row(name, serial)];
+            change(document);
+        })
     }
 }
 

@@ -22,7 +22,10 @@ fn pod(name: &str, more: &str) -> String {
 
 #[test]
 fn a_workload_changes_the_payload_only() {
-    let text = pod("pos", "    livenessProbe: {exec: {command: [x]}}\n");
+    let text = pod(
+        "pos",
+        "    livenessProbe: {exec: {command: [x]}}\n    ports: [{containerPort: 8, hostPort: 80}]\n",
+    );
     let tree =
         payload_tree(&[workload("point-of-sale", &[("pos.yaml", text.trim_end())])], Tree::new()).unwrap();
     let read = |path: &str| {
@@ -31,6 +34,7 @@ fn a_workload_changes_the_payload_only() {
     };
     assert_eq!(read("workloads/point-of-sale/manifest.yaml"), format!("---\n{text}"));
     assert_eq!(read("workloads/point-of-sale/containers"), "pos-web healthy\n");
+    assert_eq!(read("host-ports"), "80/tcp\n");
     for link in [
         "units/forge-workloads.target.wants/forge-workload@point-of-sale.service",
         "units/forge-required-workloads.target.requires/forge-workload-ready@point-of-sale.service",

@@ -94,6 +94,8 @@ pub struct SimBox {
     pub heard: Heard,
     /// A person plugs in a stick when the time has come.
     pub plug: Option<(Duration, Carrier)>,
+    /// When its calls reached the fleet, where somebody counts them.
+    pub arrivals: Option<Rc<RefCell<Vec<Duration>>>>,
 }
 
 impl SimBox {
@@ -142,6 +144,7 @@ impl SimBox {
             waits: vec![],
             heard: Rc::default(),
             plug: None,
+            arrivals: None,
         }
     }
 
@@ -255,6 +258,9 @@ impl Net for SimBox {
             Fate::Fails(error) => return Err(error),
             Fate::Answered(status, body) => return Ok(Reply { status, body }),
             Fate::Through | Fate::AnswerLost | Fate::Tampered(_) => {
+                if let Some(arrivals) = &self.arrivals {
+                    arrivals.borrow_mut().push(self.time);
+                }
                 let (reply, spent) = self.fleet.handle(call, self.time);
                 self.time += spent;
                 let path = call.target.split('?').next().unwrap().to_string();
