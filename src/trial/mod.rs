@@ -202,7 +202,7 @@ impl Trial<'_> {
     }
 
     /// The box that has joined proved its TPM, and keeps its secrets by it: with another TPM they cannot be opened, and the
-    /// box begins anew as another device, for which this batch has no second place. It does not fall over.
+    /// box begins anew as another device, for which the ticket has no second place.
     fn proved(
         &self,
         case: Case,
@@ -227,9 +227,17 @@ impl Trial<'_> {
         let mut running = power.on()?;
         running.wait_for(Code::Cloned.id(), self.patience, self.cancel)?;
         (self.say)(&format!("{case}: another TPM cannot open its key, and it begins anew"));
-        // The next words are of the new identity, which the fleet does not let in: no loop.
-        running.wait_for(Code::TicketRevoked.id(), self.patience, self.cancel)?;
-        ensure!(fleet.devices()?.len() == 1, "the ticket of one box let in two");
+        // The next words are of the new identity, whose ticket is another device's: it is told so, and held back.
+        running.wait_for(Code::TicketTaken.id(), self.patience, self.cancel)?;
+        let states: Vec<(bool, State)> =
+            fleet.devices()?.iter().map(|other| (other.id == device.id, other.state)).collect();
+        ensure!(
+            states.len() == 2
+                && states.contains(&(true, State::Joined))
+                && states.contains(&(false, State::Quarantined)),
+            "the first has to stay and the second to be held back: {states:?}"
+        );
+        (self.say)(&format!("{case}: the first device has kept its place, the second is held back"));
         Ok(())
     }
 

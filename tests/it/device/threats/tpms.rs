@@ -162,7 +162,7 @@ fn threat_30_a_key_on_the_bundles_list_counts_once_it_is_proved() {
     assert_eq!((fleet.only().state, fleet.only().points), (claim::State::Pending, 0));
     let mut foreign = listed(&fleet);
     (foreign.tpm, foreign.chip) = (Some(1), Some(other.connect()));
-    assert_eq!(first_code(foreign, HOUR).1, Some(Code::NoMatch));
+    assert_eq!(first_code(foreign, HOUR).1, Some(Code::BundleOtherDevice));
 }
 
 #[test]
