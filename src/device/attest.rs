@@ -72,34 +72,38 @@ impl<E: Effects> Device<E> {
 
     /// Asks for a challenge and answers it.
     pub(super) fn attest(&mut self, standing: &Standing) -> Result<(), Pause> {
-        let Some(keys) = self.tpm_keys() else { return Ok(()) };
-        let Some(challenge) = self.attest_step(&keys, None)? else { return Ok(()) };
+        if self.prove()? && standing.state == State::Pending {
+            // What was proved counts from the next claim on.
+            (self.now.standing, self.now.reclaim) = (None, true);
+        }
+        Ok(())
+    }
+
+    /// Whether the key is proved; it may have been before, when the fleet's answer was lost.
+    fn prove(&mut self) -> Result<bool, Pause> {
+        let Some(keys) = self.tpm_keys() else { return Ok(false) };
+        let Some(challenge) = self.attest_step(&keys, None)? else { return Ok(false) };
         if challenge.proved {
-            return Ok(());
+            return Ok(true);
         }
         let opened = match parts(&challenge) {
             Some((blob, secret)) => self.io.activate_credential(&blob, &secret),
             None => Err("the fleet's challenge cannot be read".into()),
         };
-        match opened {
-            Ok(secret) => {
-                let Some(answer) = self.attest_step(&keys, Some(&secret))? else { return Ok(()) };
-                if !answer.proved {
-                    self.tpm_fails("the TPM's answer came too late for the fleet");
-                    return Ok(());
-                }
-                self.note("informational", None, "the TPM's endorsement key is proved");
-            }
+        let secret = match opened {
+            Ok(secret) => secret,
             Err(why) => {
                 self.tpm_fails(&why);
-                return Ok(());
+                return Ok(false);
             }
+        };
+        let Some(answer) = self.attest_step(&keys, Some(&secret))? else { return Ok(false) };
+        if answer.proved {
+            self.note("informational", None, "the TPM's endorsement key is proved");
+        } else {
+            self.tpm_fails("the fleet has another challenge after the answer to its first");
         }
-        if standing.state == State::Pending {
-            // What was proved counts from the next claim on.
-            (self.now.standing, self.now.reclaim) = (None, true);
-        }
-        Ok(())
+        Ok(answer.proved)
     }
 
     /// One call; `None` when the fleet does not want the proof.

@@ -214,3 +214,64 @@ fn threat_29_a_silent_tpm_keeps_no_box_out_that_needs_none() {
     assert_eq!(fleet.only().endorsement, Endorsement::None);
     assert!(sim.time < HOUR, "{:?}", sim.time);
 }
+
+#[test]
+fn threat_02_a_proof_whose_answers_are_lost_is_made_once() {
+    let Some(chip) = Simulator::start() else { return };
+    let maker = Maker::new("A Maker");
+    let certificate = maker.certificate(&ek_of(&chip));
+    let sim = |fleet: &Rc<SimFleet>| {
+        let mut sim = with_chip(fleet, "S1", &chip);
+        sim.certificate = Some(certificate.clone());
+        sim
+    };
+    let fleet = believing(maker.makers());
+    let calls = join(sim(&fleet)).calls;
+    for lost in [Fate::AnswerLost, Fate::RequestLost] {
+        for n in 0..calls {
+            let fleet = believing(maker.makers());
+            let mut sim = sim(&fleet);
+            let fate = lost.clone();
+            sim.weather = Box::new(move |call, _| if call == n { fate.clone() } else { Fate::Through });
+            let sim = join(sim);
+            let device = fleet.only();
+            assert_eq!((device.state, device.generation), (claim::State::Joined, 1), "call {n}");
+            assert_eq!(device.endorsement, Endorsement::Known, "call {n}");
+            assert_placed(&sim, device.id.as_str());
+            let proofs = "SELECT count(*) FROM audit WHERE action = 'proved'";
+            assert_eq!(fleet.count(proofs), 1, "call {n}");
+        }
+    }
+}
+
+#[test]
+fn threat_01_the_power_goes_anywhere_on_the_way_of_a_box_with_a_tpm() {
+    let Some(chip) = Simulator::start() else { return };
+    let maker = Maker::new("A Maker");
+    let certificate = maker.certificate(&ek_of(&chip));
+    let start = || {
+        let fleet = believing(maker.makers());
+        let mut sim = with_chip(&fleet, "S1", &chip);
+        sim.certificate = Some(certificate.clone());
+        (fleet, sim)
+    };
+    let length = join(start().1).ops;
+    for cut in 0..length {
+        let (fleet, mut sim) = start();
+        sim.cut_at = Some(cut);
+        let (mut sim, end) = run(sim, 200 * HOUR, finished);
+        assert_eq!(end, End::Cut, "cut at {cut}");
+        sim.cut_at = None;
+        sim.reboot(Loss::ALL[(cut % 3) as usize], cut);
+        let sim = join(sim);
+        let device = fleet.only();
+        assert_eq!(
+            (device.state, device.endorsement),
+            (claim::State::Joined, Endorsement::Known),
+            "cut at {cut}"
+        );
+        assert_eq!(fleet.count("SELECT count(*) FROM binding"), 1, "cut at {cut}");
+        assert_placed(&sim, device.id.as_str());
+    }
+    println!("{length} operations with a TPM, a cut at each");
+}
