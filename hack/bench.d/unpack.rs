@@ -49,6 +49,7 @@ fn main() -> anyhow::Result<ExitCode> {
         program: &env::program()?,
         work: Path::new(work),
         jobs: std::thread::available_parallelism().map_or(1, usize::from),
+        emulator: None,
         cancel: &Cancel::default(),
         progress: &progress,
     };

@@ -13,11 +13,13 @@ pub use recipe::LAYER;
 pub use schedule::run;
 
 use crate::host::cancel::Cancel;
+use crate::model::Arch;
 use crate::plan::StepId;
 use crate::source::blobs::Blobs;
 use cache::{Cache, Entry};
 use observe::Observer;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Everything outside of the plan that a build needs. Nothing of it decides a byte of an artifact.
 pub struct Env<'a> {
@@ -29,6 +31,8 @@ pub struct Env<'a> {
     pub cancel: &'a Cancel,
     /// Hears of it.
     pub observer: &'a dyn Observer,
+    /// What runs programs of other architectures than this machine's, for those that the plan needs.
+    pub emulators: &'a BTreeMap<Arch, PathBuf>,
     /// How many steps run at a time.
     pub jobs: usize,
     /// How many threads a step may use.

@@ -6,12 +6,13 @@ use crate::build::cache::Cache;
 use crate::build::{fetch, observe::Observer as _};
 use crate::error::{self, Kind, Mark as _};
 use crate::host::http::Client;
-use crate::host::{clock, env, fs};
+use crate::host::{clock, emulation, env, fs};
 use crate::lock::{self, Freshness, Lock, Moves};
 use crate::model::{Arch, Bytes, Epoch};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Recipe};
 use crate::profile::{self, EnrollMode, Profile};
 use crate::source::blobs::Blobs;
+use crate::toolbox;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -300,6 +301,28 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
     Ok(())
 }
 
+/// Emulators for the programs of other architectures that the plan's steps run, of those that are not in the cache.
+fn emulators(session: &Session, plan: &Plan, shop: &Workshop) -> anyhow::Result<BTreeMap<Arch, PathBuf>> {
+    let mut emulators = BTreeMap::new();
+    for step in &plan.steps {
+        let Recipe::Rootfs(rootfs) = &step.recipe else { continue };
+        let arch = rootfs.arch;
+        if Some(arch) == Arch::host() || emulators.contains_key(&arch) || shop.cache.reason(step)?.is_none() {
+            continue;
+        }
+        let env = toolbox::Env {
+            root: &session.cache_dir.join("tools"),
+            client: &shop.client,
+            blobs: &shop.blobs,
+            cancel: &session.cancel,
+            observer: &session.ui,
+        };
+        let tools = toolbox::open(&[emulation::PACKAGE], &env).context("getting an emulator")?;
+        emulators.insert(arch, tools.file(&format!("usr/bin/{}", emulation::program(arch)))?);
+    }
+    Ok(emulators)
+}
+
 /// Fetches and makes everything of a plan.
 pub fn made(
     session: &Session,
@@ -323,7 +346,9 @@ pub fn made(
     fetch::images(plan, &env)?;
     session.ui.event(crate::build::observe::Event::Note(&format!("{} {}", plan.name, plan.version)));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let emulators = &emulators(session, plan, shop)?;
     let env = crate::build::Env {
+        emulators,
         cache: &shop.cache,
         blobs: &shop.blobs,
         cancel: &session.cancel,

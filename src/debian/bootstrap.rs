@@ -16,7 +16,7 @@ use super::stand_in;
 use super::unpack::{Ahead, Hashed, OrderMatters, Source, Unpacker};
 use crate::error::{self, Kind};
 use crate::host::cancel::Cancel;
-use crate::host::sandbox;
+use crate::host::{emulation, sandbox};
 use crate::model::{Arch, Digest, Epoch};
 use crate::tree::tar::Written;
 use crate::tree::{TreePath, walk};
@@ -77,6 +77,8 @@ pub struct Env<'a> {
     pub work: &'a Path,
     /// How many packages are unpacked at once.
     pub jobs: usize,
+    /// What runs the tree's programs, where they are of another architecture than this machine.
+    pub emulator: Option<&'a Path>,
     /// Stops the work.
     pub cancel: &'a Cancel,
     /// Told what is being done.
@@ -89,6 +91,7 @@ struct Order {
     spec: Spec,
     root: PathBuf,
     jobs: usize,
+    emulator: Option<PathBuf>,
 }
 
 /// For [`sandbox::entry`].
@@ -107,9 +110,18 @@ pub fn run(spec: &Spec, env: &Env<'_>, out: &File) -> anyhow::Result<Written> {
     // Private: nobody else may reach a set-id program of the tree.
     let root = tempfile::Builder::new().prefix(crate::host::fs::TEMPORARY).tempdir_in(&work)?.keep();
     let attempt = |jobs: usize| {
-        let order = Order { spec: absolute(spec)?, root: root.join("tree"), jobs };
+        let emulator = env.emulator.map(Path::canonicalize).transpose()?;
+        let order = Order { spec: absolute(spec)?, root: root.join("tree"), jobs, emulator };
         let order = serde_json::to_vec(&order)?;
-        sandbox::run(env.program, JOB.0, &order, Some(out), env.cancel, env.progress)
+        sandbox::run(&sandbox::Call {
+            program: env.program,
+            name: JOB.0,
+            job: &order,
+            out: Some(out),
+            own_users: env.emulator.is_some(),
+            cancel: env.cancel,
+            progress: env.progress,
+        })
     };
     let start = io::Seek::stream_position(&mut &*out)?;
     let mut result = attempt(env.jobs);
@@ -145,7 +157,16 @@ fn remove(env: &Env<'_>, root: &Path) -> anyhow::Result<()> {
     } else {
         let path = serde_json::to_vec(root)?;
         // Even when the work was cancelled: what is left would stay for ever.
-        return sandbox::run(env.program, REMOVE.0, &path, None, &Cancel::default(), &|_| {}).map(drop);
+        return sandbox::run(&sandbox::Call {
+            program: env.program,
+            name: REMOVE.0,
+            job: &path,
+            out: None,
+            own_users: false,
+            cancel: &Cancel::default(),
+            progress: &|_| {},
+        })
+        .map(drop);
     }
     .with_context(|| format!("removing {}", root.display()))
 }
@@ -157,12 +178,16 @@ fn remove_inside(order: &[u8]) -> anyhow::Result<String> {
 }
 
 fn inside(order: &[u8]) -> anyhow::Result<String> {
-    let Order { spec, root, jobs } = serde_json::from_slice(order)?;
+    let Order { spec, root, jobs, emulator } = serde_json::from_slice(order)?;
+    let emulator = emulator.as_deref().map(emulation::open).transpose()?;
     let packages = read_packages(&spec, jobs)?;
     std::fs::create_dir(&root).with_context(|| format!("making {}", root.display()))?;
     rustix::fs::chmod(&root, rustix::fs::Mode::from_raw_mode(0o755))?;
     sandbox::ignore_syncs()?;
     let tree = sandbox::enter(&root)?;
+    if let Some(emulator) = &emulator {
+        emulation::register(spec.arch, emulator)?;
+    }
     match Bootstrap::new(&spec, packages, tree, jobs)?.make() {
         Ok(written) => Ok(format!("{} {}", written.diff_id, written.length)),
         Err(e) if e.root_cause().is::<OrderMatters>() => Ok(ORDER_MATTERS.into()),

@@ -7,6 +7,8 @@
 
 pub mod cancel;
 pub mod clock;
+#[cfg(feature = "cli")]
+pub mod emulation;
 pub mod env;
 pub mod fs;
 #[cfg(feature = "cli")]

@@ -4,7 +4,7 @@
 //! program with a hidden first argument; `main` gives [`entry`] the first word, which takes two steps:
 //!
 //! 1. *outer*, still single-threaded, unshares: a user namespace where forge is not root (its parent then maps 65536
-//!    ids with `newuidmap`), and mount, pid, network, uts and ipc namespaces always. There is no network inside.
+//!    ids with `newuidmap`) or the job wants one, and mount, pid, network, uts and ipc namespaces always. There is no network inside.
 //! 2. *init*, its child, is process 1 of the new pid namespace and does the job. When it ends, for whatever reason, the
 //!    kernel kills all below it; when forge ends, the kernel kills it. Mounts go with the namespace.
 //!
@@ -29,6 +29,8 @@ use std::time::Duration;
 
 /// First argument of the inner runs: nothing that a person would type.
 const ARGUMENT: &str = "__forge-sandbox";
+/// Behind a job's name: with users of its own.
+const USERS: &str = "users";
 /// How many ids a Debian system may use: 0 to 65535, `nogroup` and `nobody` being 65534 (Debian policy §9.2.2).
 const IDS: u32 = 65_536;
 /// What is kept of output that is no message (a panic's text), in bytes.
@@ -50,25 +52,37 @@ enum Message {
     Failed { chain: Vec<String>, code: u8, hints: Vec<String> },
 }
 
-/// Runs the job called `name` inside and returns what it returned. `program` is forge itself (`host::env::program`), `out` what
-/// the job may write its product to. On cancellation everything inside is killed before this returns.
+/// A job, and what it is run with.
+pub struct Call<'a> {
+    /// forge itself (`host::env::program`).
+    pub program: &'a Path,
+    /// The job's name.
+    pub name: &'a str,
+    /// Its description.
+    pub job: &'a [u8],
+    /// What it may write its product to.
+    pub out: Option<&'a File>,
+    /// Whether it gets a user namespace even where forge is root: what the kernel is told inside then holds there alone.
+    pub own_users: bool,
+    /// Stops it.
+    pub cancel: &'a Cancel,
+    /// Told what it is doing.
+    pub progress: &'a dyn Fn(&str),
+}
+
+/// Runs a job inside and returns what it returned. On cancellation everything inside is killed before this returns.
 ///
 /// # Errors
 /// What the job said, with its kind; [`Kind::Unexpected`] with a hint where the machine does not allow namespaces.
-pub fn run(
-    program: &Path,
-    name: &str,
-    job: &[u8],
-    out: Option<&File>,
-    cancel: &Cancel,
-    progress: &dyn Fn(&str),
-) -> anyhow::Result<String> {
+pub fn run(call: &Call<'_>) -> anyhow::Result<String> {
+    let Call { program, name, job, out, own_users, cancel, progress } = *call;
+    let users = own_users || !rustix::process::getuid().is_root();
     let stdout = match out {
         Some(file) => Stdio::from(file.try_clone()?),
         None => Stdio::null(),
     };
     let mut child = Command::new(program)
-        .args([ARGUMENT, "outer", name])
+        .args([ARGUMENT, "outer", name, if users { USERS } else { "" }])
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(stdout)
@@ -102,7 +116,8 @@ pub fn run(
             Ok(Message::Unshared) => {
                 // Dropping its input tells the job that the description is complete.
                 let Some(mut stdin) = stdin.take() else { continue };
-                let told = map_ids(pid, cancel).and_then(|()| Ok(stdin.write_all(&[b"\n", job].concat())?));
+                let mapped = if users { map_ids(pid, cancel) } else { Ok(()) };
+                let told = mapped.and_then(|()| Ok(stdin.write_all(&[b"\n", job].concat())?));
                 if let Err(e) = told {
                     break Err(e);
                 }
@@ -152,11 +167,16 @@ fn rebuild(chain: Vec<String>, code: u8, hints: Vec<String>) -> anyhow::Error {
 }
 
 /// Maps ids 0 to 65535 of the new user namespace of process `pid`: 0 is this user, so that what root makes inside can
-/// be named and counted outside; the rest is the user's range of subordinate ids. Nothing to do for root, who needs no
-/// user namespace.
+/// be named and counted outside; the rest is the user's range of subordinate ids. For root, each id is itself.
 fn map_ids(pid: u32, cancel: &Cancel) -> anyhow::Result<()> {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     if uid.is_root() {
+        for map in ["uid_map", "gid_map"] {
+            let own = std::fs::read_to_string(format!("/proc/self/{map}"))?;
+            let file = File::options().write(true).open(format!("/proc/{pid}/{map}"))?;
+            // The kernel takes a map whole, in one write.
+            (&file).write_all(identity(&own).as_bytes()).context("mapping the ids of a user namespace")?;
+        }
         return Ok(());
     }
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid.as_raw())).ok().flatten();
@@ -182,6 +202,17 @@ fn map_ids(pid: u32, cancel: &Cancel) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The map that makes each id that is known here itself: lines of first id inside, first id here, count
+/// (user_namespaces(7)).
+fn identity(own: &str) -> String {
+    let lines = own.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (first, count) = (fields.next()?, fields.nth(1)?);
+        Some(format!("{first} {first} {count}\n"))
+    });
+    lines.collect()
+}
+
 /// The first id of a range that is long enough, of `name` or `uid`, in the text of /etc/subuid (subuid(5)).
 fn subordinate(text: &str, name: &str, uid: u32) -> Option<u32> {
     text.lines().find_map(|line| {
@@ -199,9 +230,10 @@ pub fn entry(jobs: &[Job]) -> Option<ExitCode> {
     if args.next().as_deref() != Some(ARGUMENT) {
         return None;
     }
-    let (stage, name) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
+    let mut word = || args.next().unwrap_or_default();
+    let (stage, name, users) = (word(), word(), word() == USERS);
     let result = match (stage.as_str(), jobs.iter().find(|job| job.0 == name)) {
-        ("outer", Some(_)) => outer(&name).map(|()| None),
+        ("outer", Some(_)) => outer(&name, users).map(|()| None),
         ("init", Some(job)) => init(job).map(Some),
         _ => Err(anyhow!("{name} is no job of the sandbox")),
     };
@@ -230,7 +262,7 @@ fn say(message: &Message) {
     }
 }
 
-fn outer(name: &str) -> anyhow::Result<()> {
+fn outer(name: &str, users: bool) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::setsid()?; // a terminal's Ctrl-C is for forge, which then ends this in order
     let mut flags = CloneFlags::CLONE_NEWNS
@@ -238,7 +270,7 @@ fn outer(name: &str) -> anyhow::Result<()> {
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC;
-    if !rustix::process::getuid().is_root() {
+    if users {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
     nix::sched::unshare(flags).context("making namespaces").hint(refusal())?;
@@ -450,6 +482,11 @@ pub fn call(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_id_is_itself() {
+        assert_eq!(identity("         0     100000      65536\n"), "0 0 65536\n");
+    }
 
     #[test]
     fn subordinate_ranges_are_found_by_name_and_number() {

@@ -182,7 +182,14 @@ fn spec(packages: Vec<Package>, variant: Variant) -> Spec {
 
 fn make(spec: &Spec, work: &Path, jobs: usize) -> (Written, File) {
     let out = tempfile::tempfile().unwrap();
-    let env = Env { program: &program(), work, jobs, cancel: &Cancel::default(), progress: &|_| {} };
+    let env = Env {
+        program: &program(),
+        work,
+        jobs,
+        emulator: None,
+        cancel: &Cancel::default(),
+        progress: &|_| {},
+    };
     let written = run(spec, &env, &out).unwrap_or_else(|e| panic!("{e:#}"));
     assert_eq!(std::fs::read_dir(work).unwrap().count(), 0, "the work directory is not empty");
     (written, out)
@@ -393,7 +400,14 @@ fn inner_run_of_an_ordinary_user() {
     let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec")).unwrap()).unwrap();
     let out = tempfile::tempfile().unwrap();
     let (cancel, work) = (Cancel::default(), dir.join("user"));
-    let env = Env { program: Path::new(&program), work: &work, jobs: 1, cancel: &cancel, progress: &|_| {} };
+    let env = Env {
+        program: Path::new(&program),
+        work: &work,
+        jobs: 1,
+        emulator: None,
+        cancel: &cancel,
+        progress: &|_| {},
+    };
     println!("{}", run(&spec, &env, &out).unwrap_or_else(|e| panic!("{e:#}")).diff_id);
 }
 
@@ -411,7 +425,14 @@ fn interrupted_work_leaves_no_process_and_no_tree() {
             cancel.cancel()
         }
     };
-    let env = Env { program: &program(), work: &work, jobs: 2, cancel: &cancel, progress: &progress };
+    let env = Env {
+        program: &program(),
+        work: &work,
+        jobs: 2,
+        emulator: None,
+        cancel: &cancel,
+        progress: &progress,
+    };
     let error = run(&spec(packages, Variant::Os), &env, &out).unwrap_err();
     assert_eq!(forge::error::kind(&error), forge::error::Kind::Interrupted);
     assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0);
@@ -434,7 +455,8 @@ fn a_package_changed_after_it_was_locked_stops_the_work() {
     };
     let (out, work) = (tempfile::tempfile().unwrap(), dir.path().join("work"));
     let cancel = Cancel::default();
-    let env = Env { program: &program(), work: &work, jobs: 1, cancel: &cancel, progress: &|_| {} };
+    let env =
+        Env { program: &program(), work: &work, jobs: 1, emulator: None, cancel: &cancel, progress: &|_| {} };
     let error = run(&spec(vec![package], Variant::Os), &env, &out).unwrap_err();
     if rustix::process::getuid().is_root() {
         assert_eq!(forge::error::kind(&error), forge::error::Kind::Verify, "{error:#}");

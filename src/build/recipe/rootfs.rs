@@ -35,6 +35,7 @@ pub fn run(spec: &Rootfs, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         program: &env::program()?,
         work: &kitchen.env.cache.work(),
         jobs: kitchen.env.threads,
+        emulator: kitchen.env.emulators.get(&spec.arch).map(|path| &**path),
         cancel: kitchen.env.cancel,
         progress: &|what| observer.event(crate::build::observe::Event::Doing { step: step.as_str(), what }),
     };
