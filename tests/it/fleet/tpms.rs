@@ -85,3 +85,28 @@ fn whoever_only_names_a_tpm_gets_nothing_by_it() {
     assert_eq!(end.device(&first).state, State::Joined, "the first has kept its place");
     assert_eq!(first.claim(&mut end.send()).0, 200);
 }
+
+#[test]
+fn boxes_of_a_database_from_before_tpms_stay_joined() {
+    let fleet = Fleet::of_seed(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fleet.db");
+    let end = || End {
+        service: service(&fleet, Arc::new(Store::open(&path).unwrap()), Settings::default()),
+        now: START,
+    };
+    let mut one = Box::new("one", &fleet, &fleet.own_bundle("a", "SN1"), hardware("SN1"));
+    assert_eq!(one.join(&mut end().send()).unwrap(), "a");
+    // What the second version added, taken away again.
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(
+        "DROP INDEX device_ek; ALTER TABLE device DROP COLUMN endorsement; ALTER TABLE device DROP COLUMN ek; \
+         ALTER TABLE device DROP COLUMN ek_cert; PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    drop(old);
+    let end = end();
+    let device = end.device(&one);
+    assert_eq!((device.state, device.endorsement, device.ek), (State::Joined, Endorsement::None, None));
+    assert_eq!(one.claim(&mut end.send()).0, 200);
+}
