@@ -16,8 +16,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("enroll", &["sign"]),
     ("tpm", &[]),
     // Likewise, with the box below it; of disks it knows only how to read a stick.
-    ("device", &["disk", "enroll", "host", "sign"]),
-    ("fleet", &["enroll", "host", "sign"]),
+    ("device", &["disk", "enroll", "host", "sign", "tpm"]),
+    ("fleet", &["enroll", "host", "sign", "tpm"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
