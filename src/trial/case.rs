@@ -1,9 +1,9 @@
 //! The conditions that a site may have, each with what the box's bundle says and what stands between it and its fleet.
 
 use super::HOST;
-use super::between::{Between, Portal, Proxy};
+use super::between::{Between, Inspector, Portal, Proxy};
 use crate::enroll::Code;
-use crate::model::Epoch;
+use crate::model::{Digest, Epoch};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -37,6 +37,7 @@ cases! {
     EndpointDown = "endpoint-down", "The first endpoint refuses connections, the second answers.";
     NoNames = "no-names", "The first endpoint's name is not found, the second is an address.";
     Proxy = "proxy", "The fleet can be reached through an HTTP proxy alone.";
+    Inspection = "tls-inspection", "A firewall ends TLS, under an authority that the bundle names.";
     Portal = "portal", "A captive portal answers every request at first.";
     Tpm = "tpm", "A TPM, which the box proves; then another one in its place.";
     PowerCuts = "power-cuts", "The power goes at random moments of the first boot.";
@@ -89,6 +90,8 @@ pub(super) struct Setting {
     pub endpoints: Vec<String>,
     /// The bundle's proxy.
     pub proxy: Option<String>,
+    /// The authority of what inspects TLS on the way, in PEM.
+    pub proxy_ca: Option<String>,
     /// Where the box's clock starts.
     pub clock: Option<Epoch>,
     between: Option<Between>,
@@ -118,11 +121,12 @@ impl Setting {
     }
 }
 
-/// The setting of `case` for a fleet that listens on `fleet`.
-pub(super) fn setting(case: Case, fleet: SocketAddr) -> anyhow::Result<Setting> {
+/// The setting of `case` for a fleet that listens on `fleet` with a key of the digests `pins`.
+pub(super) fn setting(case: Case, fleet: SocketAddr, pins: &[Digest]) -> anyhow::Result<Setting> {
     let at = |port: u16| format!("https://{HOST}:{port}");
     let direct = at(fleet.port());
-    let plain = |endpoints| Setting { endpoints, proxy: None, clock: None, between: None, case };
+    let plain =
+        |endpoints| Setting { endpoints, proxy: None, proxy_ca: None, clock: None, between: None, case };
     Ok(match case {
         Case::Joins | Case::LateNetwork | Case::Tpm | Case::PowerCuts => plain(vec![direct]),
         Case::Clock1970 => Setting { clock: Some(Epoch(0)), ..plain(vec![direct]) },
@@ -140,6 +144,11 @@ pub(super) fn setting(case: Case, fleet: SocketAddr) -> anyhow::Result<Setting> 
             // A name that only the proxy knows: whoever goes around it finds nobody.
             let endpoints = vec!["https://fleet.invalid:8443".into()];
             Setting { proxy: url, between: Some(Between::Proxy(proxy)), ..plain(endpoints) }
+        }
+        Case::Inspection => {
+            let inspector = Inspector::start(fleet, pins.to_vec(), HOST)?;
+            let (endpoints, proxy_ca) = (vec![at(inspector.port())], Some(inspector.authority().into()));
+            Setting { proxy_ca, between: Some(Between::Inspector(inspector)), ..plain(endpoints) }
         }
         Case::Portal => {
             let portal = Portal::start(fleet)?;

@@ -119,7 +119,7 @@ impl Trial<'_> {
     /// When the trial itself cannot be made. A box that does not join is an [`Outcome`].
     pub fn run(&self, case: Case, work: &Path) -> anyhow::Result<Outcome> {
         let fleet = Fleet::start(&work.join("fleet"), self)?;
-        let setting = case::setting(case, fleet.address)?;
+        let setting = case::setting(case, fleet.address, &fleet.description.spki_sha256)?;
         let box_disk = work.join("box.raw");
         disk::unpack(self.disk, &box_disk, 8 << 30).context("copying the disk")?;
         let (carried, ticket) = self.bundle(&fleet, &setting)?;
@@ -175,11 +175,10 @@ impl Trial<'_> {
         }
         (self.say)(&format!("{case}: joined after {} s", start.elapsed().as_secs()));
         setting.check()?;
-        if case.needs_tpm() {
-            self.proved(case, fleet, power, running, disk)?;
-            return Ok(());
-        }
         ensure!(!running.has_said(&String::from_utf8_lossy(ticket)), "the ticket is on its console");
+        if case.needs_tpm() {
+            return self.proved(case, fleet, power, running, disk);
+        }
         if case == Case::Joins {
             // Only a node that stays ready has joined for good; then the ticket goes from the disk.
             while contains(disk, ticket)? {
@@ -257,7 +256,7 @@ impl Trial<'_> {
             shelf_life_days: 1,
             rows: vec![],
             proxy: setting.proxy.clone(),
-            proxy_ca: None,
+            proxy_ca: setting.proxy_ca.clone(),
             ntp: vec![],
             policy: DevicePolicy { support_text: "forge test".into(), ..DevicePolicy::default() },
         };
