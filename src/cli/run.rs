@@ -91,6 +91,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         stick: None,
         clock: None,
         monitor: None,
+        wire: None,
         tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
         acceleration,
     };

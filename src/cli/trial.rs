@@ -33,6 +33,8 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
     let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
     let with_tpm = cases.iter().any(|case| case.needs_tpm());
     let tpm_tools = with_tpm.then(|| toolbox::open(run::tpm::PACKAGES, &env)).transpose()?;
+    let with_wire = cases.iter().any(|case| case.needs_wire());
+    let wire_tools = with_wire.then(|| toolbox::open(run::wire::PACKAGES, &env)).transpose()?;
     let scratch = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&session.cache_dir)?;
     let work = args.keep.clone().unwrap_or_else(|| scratch.path().into());
     fs::make_private_dir(&work)?;
@@ -48,6 +50,7 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
         root: &*root,
         tools: &tools,
         tpm_tools: tpm_tools.as_ref(),
+        wire_tools: wire_tools.as_ref(),
         acceleration,
         patience: Duration::from_secs(args.patience),
         cuts: args.cuts,

@@ -5,6 +5,7 @@ use crate::host::cancel::Cancel;
 use crate::model::Epoch;
 use crate::run::qemu::{self, RunSpec, Serial};
 use crate::run::tpm::Swtpm;
+use crate::run::wire::Wire;
 use anyhow::{Context as _, bail};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -22,6 +23,8 @@ pub struct Power<'a> {
     pub clock: Option<Epoch>,
     /// Whether it has a TPM, whose state is kept in [`tpm_state`].
     pub tpm: bool,
+    /// Whether its network gives it nothing.
+    pub alone: bool,
 }
 
 /// Where the TPM of the box with the disk `disk` has its state.
@@ -36,6 +39,7 @@ pub struct Machine {
     monitor: PathBuf,
     // Ends after the emulator.
     _tpm: Option<Swtpm>,
+    _wire: Option<Wire>,
 }
 
 impl Power<'_> {
@@ -63,6 +67,12 @@ impl Power<'_> {
         } else {
             None
         };
+        let wire = if self.alone {
+            let tools = self.trial.wire_tools.context("there are no tools for a network")?;
+            Some(Wire::start(tools, &self.disk.with_extension("wire"))?)
+        } else {
+            None
+        };
         let spec = RunSpec {
             arch,
             disk: self.disk.into(),
@@ -78,6 +88,7 @@ impl Power<'_> {
             stick: None,
             clock: self.clock,
             monitor: Some(monitor.clone()),
+            wire: wire.as_ref().map(|wire| wire.socket().to_path_buf()),
             tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
             acceleration,
         };
@@ -85,7 +96,7 @@ impl Power<'_> {
         let call = tools.command(program)?.args(qemu::argv(&spec));
         let child =
             call.command().stdin(Stdio::null()).spawn().with_context(|| format!("starting {program}"))?;
-        Ok(Machine { child, console, monitor, _tpm: tpm })
+        Ok(Machine { child, console, monitor, _tpm: tpm, _wire: wire })
     }
 }
 

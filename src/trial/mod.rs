@@ -55,6 +55,8 @@ pub struct Trial<'a> {
     pub tools: &'a ToolRoot,
     /// The program behind a TPM, for [`Case::Tpm`].
     pub tpm_tools: Option<&'a ToolRoot>,
+    /// The program behind a network, for [`Case::NoDhcp`].
+    pub wire_tools: Option<&'a ToolRoot>,
     /// How the processor is made.
     pub acceleration: Acceleration,
     /// How long a box may take to join, from power on.
@@ -141,7 +143,13 @@ impl Trial<'_> {
         disk: &Path,
         ticket: &[u8],
     ) -> anyhow::Result<()> {
-        let power = machine::Power { trial: self, disk, clock: setting.clock, tpm: case.needs_tpm() };
+        let power = machine::Power {
+            trial: self,
+            disk,
+            clock: setting.clock,
+            tpm: case.needs_tpm(),
+            alone: case.needs_wire(),
+        };
         for n in 0..setting.cuts(self.cuts) {
             let mut running = power.on()?;
             // Spread over the whole of a first boot, by a number that nothing depends on.
@@ -254,7 +262,7 @@ impl Trial<'_> {
             // An image that was made a second ago has a clock no later than this.
             issued_at: Epoch(now.0 - 60),
             shelf_life_days: 1,
-            rows: vec![],
+            rows: setting.rows.clone(),
             proxy: setting.proxy.clone(),
             proxy_ca: setting.proxy_ca.clone(),
             ntp: vec![],
