@@ -181,7 +181,7 @@ impl<'c> Check<'c, '_> {
                 let choice = format!("distribution `{distribution}`");
                 self.pointless(
                     "kubernetes",
-                    &["version", "role", "source", "airgap-images", "config"],
+                    &["version", "role", "source", "airgap-images", "config", "registries"],
                     &choice,
                     place,
                 );
@@ -343,7 +343,8 @@ impl<'c> Check<'c, '_> {
 
     /// Searches what is typed in the profile and goes into the image. Files are searched when they are read.
     fn secrets(&mut self) {
-        for path in [&["os"][..], &["kubernetes", "config"], &["agent", "config"], &["container"]] {
+        let config = ["kubernetes", "agent"].map(|table| [table, "config"]);
+        for path in [&["os"][..], &config[0], &["kubernetes", "registries"], &config[1], &["container"]] {
             if let Some(node) = self.root.at(path) {
                 self.secret(node);
             }
