@@ -1,5 +1,7 @@
 //! What spans more than one key: what needs something, what excludes something, what would never work.
 
+mod cluster;
+
 use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
 use super::secret;
@@ -186,29 +188,7 @@ impl<'c> Check<'c, '_> {
                     place,
                 );
             }
-            "k3s" | "rke2" => {
-                let (mark, example) = if distribution == "k3s" {
-                    ("+k3s", "\"v1.34.2+k3s1\"")
-                } else {
-                    ("+rke2r", "\"v1.34.2+rke2r1\"")
-                };
-                self.needed(
-                    "kubernetes",
-                    &[("version", example)],
-                    &format!("distribution `{distribution}`"),
-                    place,
-                );
-                if let Some(version) = self.root.at(&["kubernetes", "version"])
-                    && version.text().is_some_and(|text| !text.contains(mark))
-                {
-                    let fault = Fault::new(
-                        version.place,
-                        format!("this is not a version of {distribution}"),
-                        format!("{distribution}'s versions end in `{mark}` and a number, such as {example}"),
-                    );
-                    self.fault(fault);
-                }
-            }
+            "k3s" | "rke2" => self.cluster(distribution, place),
             _ => {}
         }
         let autonomous = self.root.at(&["site", "autonomous"]);

@@ -3,14 +3,18 @@
 
 use crate::fixture::{self, events, forge, ok, refused};
 use crate::golden;
+use forge::host::cancel::Cancel;
+use forge::host::http::Client;
 use forge::layer::kubernetes::cluster::{self, Distribution, Role, Spec, Start};
 use forge::layer::kubernetes::k3s::K3s;
 use forge::layer::kubernetes::rke2::Rke2;
 use forge::model::{Arch, Digest};
-use forge::source::release::Product;
+use forge::oci::{self, registry::Registry};
+use forge::source::blobs::Blobs;
+use forge::source::release::{self, Place, Product, Wanted};
 use forge::tree::{Content, NodeKind, Tree};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -301,7 +305,7 @@ fn answer(mut stream: TcpStream, dir: &Path) -> Option<()> {
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).ok()
 }
 
-/// A release in upstream's layout, of stand-ins: the program is a script, the images are a tar of nothing.
+/// A release in upstream's layout, of stand-ins: the images are a tar of nothing.
 fn stand_in(dir: &Path, product: Product, version: &str, program: &[u8]) {
     let dir = dir.join(version);
     std::fs::create_dir_all(&dir).unwrap();
@@ -314,48 +318,138 @@ fn stand_in(dir: &Path, product: Product, version: &str, program: &[u8]) {
     std::fs::write(dir.join(product.sums(Arch::Amd64)), sums).unwrap();
 }
 
-#[test]
-fn a_worked_profile_is_built_from_a_server_with_upstreams_layout() {
-    let Some(shared) = fixture::shared() else { return };
-    let scratch = shared.scratch();
-    let cache = shared.warm_cache_in(scratch.path());
-    let profile = shared.source_in(scratch.path()).with_file_name("retail-k3s.toml");
-    let place = scratch.path().join("release");
-    const VERSION: &str = "v1.34.2+k3s1";
-    stand_in(&place, Product::K3s, VERSION, b"#!/bin/sh\nexec sleep infinity\n");
-    let source = format!("kubernetes.source=\"{}\"", serve(&place));
-    let run = |arguments: &[&str], source: &str| {
-        let mut command = forge(&cache);
-        command.args(arguments).arg(&profile).args(["--set", source, "--set", "image.artifacts=[\"oci\"]"]);
+/// A worked profile, built without a disk by the real program, with a cache of its own.
+struct Bench {
+    scratch: tempfile::TempDir,
+    cache: PathBuf,
+    profile: PathBuf,
+    place: PathBuf,
+    source: String,
+}
+
+impl Bench {
+    fn new(name: &str) -> Option<Bench> {
+        let shared = fixture::shared()?;
+        let scratch = shared.scratch();
+        let place = scratch.path().join("release");
+        std::fs::create_dir(&place).unwrap();
+        Some(Bench {
+            cache: shared.warm_cache_in(scratch.path()),
+            profile: shared.source_in(scratch.path()).with_file_name(name),
+            source: serve(&place),
+            place,
+            scratch,
+        })
+    }
+    fn run(&self, arguments: &[&str], source: &str) -> Command {
+        let mut command = forge(&self.cache);
+        command.args(arguments).arg(&self.profile).args(["--set", "image.artifacts=[\"oci\"]"]);
+        command.arg("--set").arg(format!("kubernetes.source=\"{source}\""));
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         command
-    };
+    }
+    /// The files of the image, by digest.
+    fn build(&self, out: &str, more: &[&str], source: &str) -> BTreeMap<String, String> {
+        let mut command = self.run(&["--json", "build"], source);
+        let told = ok(command.args(more).arg("--out").arg(self.scratch.path().join(out)));
+        let release = events(&told, "release")[0]["dir"].as_str().unwrap().to_string();
+        fixture::digests(&Path::new(&release).join("oci"))
+    }
+    fn lock(&self) -> String {
+        std::fs::read_to_string(self.profile.with_extension("toml.lock")).unwrap_or_default()
+    }
+}
+
+#[test]
+fn the_shops_profile_is_built_from_a_server_with_upstreams_layout() {
+    let Some(bench) = Bench::new("retail-k3s.toml") else { return };
+    const VERSION: &str = "v1.34.2+k3s1";
+    stand_in(&bench.place, Product::K3s, VERSION, b"#!/bin/sh\nexec sleep infinity\n");
 
     // What the sums do not say is not taken; what is not there is named.
-    let images = place.join(VERSION).join(Product::K3s.images(Arch::Amd64));
+    let images = bench.place.join(VERSION).join(Product::K3s.images(Arch::Amd64));
     std::fs::write(&images, [1; 1024]).unwrap();
-    let said = refused(&mut run(&["lock"], &source), 4);
+    let said = refused(&mut bench.run(&["lock"], &bench.source), 4);
     assert!(said.contains("k3s-airgap-images-amd64.tar.zst"), "{said}");
     std::fs::remove_file(&images).unwrap();
-    let said = refused(&mut run(&["lock"], &source), 3);
+    let said = refused(&mut bench.run(&["lock"], &bench.source), 3);
     assert!(said.contains("k3s-airgap-images-amd64.tar.zst") && said.contains("404"), "{said}");
-    assert!(!profile.with_extension("toml.lock").exists());
+    assert_eq!(bench.lock(), "");
     std::fs::write(&images, [0; 1024]).unwrap();
 
-    let out = scratch.path().join("dist");
-    let build = |out: &Path, more: &[&str], source: &str| {
-        let told = ok(run(&["--json", "build"], source).args(more).arg("--out").arg(out));
-        let release = events(&told, "release")[0]["dir"].as_str().unwrap().to_string();
-        fixture::digests(Path::new(&release).join("oci").as_path())
-    };
-    let first = build(&out, &[], &source);
-    let lock = std::fs::read_to_string(profile.with_extension("toml.lock")).unwrap();
+    let first = bench.build("dist", &[], &bench.source);
+    let lock = bench.lock();
     assert!(lock.contains("product = \"k3s\", version = \"v1.34.2+k3s1\", arch = \"amd64\""), "{lock}");
-
     // Locked and offline, from a directory of the same layout, the same image; and the lock holds against another program.
-    let directory = "kubernetes.source=\"file:../../release\"";
-    assert_eq!(build(&scratch.path().join("again"), &["--locked", "--offline"], directory), first);
-    stand_in(&place, Product::K3s, VERSION, b"#!/bin/sh\n# another\n");
-    let said = refused(run(&["lock"], &source).args(["--update"]), 4);
+    let directory = "file:../../release";
+    assert_eq!(bench.build("again", &["--locked", "--offline"], directory), first);
+    stand_in(&bench.place, Product::K3s, VERSION, b"#!/bin/sh\n# another\n");
+    let said = refused(bench.run(&["lock"], &bench.source).args(["--update"]), 4);
     assert!(said.contains("is another than the one that is locked"), "{said}");
+}
+
+#[test]
+fn the_factorys_profile_is_built_from_a_program_in_an_archive() {
+    let Some(bench) = Bench::new("factory-rke2.toml") else { return };
+    let archive = |path: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "#!/bin/sh\nexec sleep infinity\n").unwrap();
+        let mut tar = Command::new("tar");
+        tar.args(["--create", "--gzip", "--to-stdout", "--directory"]).arg(dir.path()).arg(".");
+        tar.output().unwrap().stdout
+    };
+    const VERSION: &str = "v1.34.2+rke2r1";
+    stand_in(&bench.place, Product::Rke2, VERSION, &archive("bin/other"));
+    let mut command = bench.run(&["build"], &bench.source);
+    let said = refused(command.arg("--out").arg(bench.scratch.path().join("dist")), 4);
+    assert!(said.contains("rke2.linux-amd64.tar.gz") && said.contains("bin/rke2"), "{said}");
+    std::fs::remove_file(bench.profile.with_extension("toml.lock")).unwrap();
+    stand_in(&bench.place, Product::Rke2, VERSION, &archive("bin/rke2"));
+    assert!(!bench.build("dist", &[], &bench.source).is_empty());
+}
+
+#[test]
+fn a_release_is_taken_from_an_artifact_by_the_titles_of_its_layers() {
+    let Some(registry) = crate::oci::registry() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (product, arch) = (Product::K3s, Arch::Arm64);
+    let mut layers = vec![];
+    for file in [product.program(arch), product.images(arch)] {
+        let path = dir.path().join(&file);
+        std::fs::write(&path, &file).unwrap();
+        let mut layer = oci::descriptor("application/octet-stream", Digest::of(&file), file.len() as u64);
+        layer.set_annotations(Some(HashMap::from([("org.opencontainers.image.title".into(), file)])));
+        layers.push((layer, path));
+    }
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, "{}").unwrap();
+    let config = oci::descriptor("application/vnd.oci.empty.v1+json", Digest::of("{}"), 2);
+    let descriptors: Vec<_> = layers.iter().map(|(layer, _)| layer).collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": oci::MANIFEST, "artifactType": "application/vnd.example.release",
+        "config": config, "layers": descriptors,
+    });
+    let reference: oci::Reference = format!("{}/mirror/k3s:v1.34.2-k3s1", registry.host).parse().unwrap();
+    let to = Registry::open(&reference, false).unwrap();
+    let blobs = layers.iter().cloned().chain([(config, empty)]);
+    to.push_blobs(blobs.collect(), None).unwrap();
+    to.push_manifest(oci::MANIFEST, manifest.to_string().as_bytes(), Some("v1.34.2-k3s1")).unwrap();
+
+    let (place, client, cancel) = (Place::Artifact(reference), Client::new().unwrap(), Cancel::default());
+    let wanted = |files: Vec<String>| Wanted { product, version: "v1.34.2+k3s1".into(), arch, files };
+    let blobs = |name: &str| Blobs::open(&dir.path().join(name)).unwrap();
+    let both = wanted(vec![product.program(arch), product.images(arch)]);
+    let pinned = release::pin(&both, &place, &client, &blobs("a"), &cancel).unwrap();
+    assert_eq!(pinned[0].digest, Digest::of("k3s-arm64"));
+    let cold = blobs("b");
+    release::fetch(&pinned[1], &place, &client, &cold, &|_| {}, &cancel).unwrap();
+    assert!(cold.get(pinned[1].digest).unwrap().is_some());
+
+    let error = release::pin(&wanted(vec!["k3s".into()]), &place, &client, &cold, &cancel).unwrap_err();
+    assert_eq!(forge::error::kind(&error), forge::error::Kind::Verify, "{error:#}");
+    assert!(error.to_string().contains("0 layers of the title k3s"), "{error:#}");
+    let error = release::fetch(&pinned[0], &place, &Client::offline(), &cold, &|_| {}, &cancel).unwrap_err();
+    assert!(format!("{error:#}").contains("offline"), "{error:#}");
 }
