@@ -3,7 +3,7 @@
 //! The layout is upstream's: `BASE/VERSION/FILE`, with one file of SHA-256 sums an architecture. [`pin`] reads the sums,
 //! fetches what they name and holds it against them, so that what the lock says has been seen whole; [`fetch`] needs
 //! nothing but a place that has the same bytes. A place is an https URL or a `file:` URL of a directory, and either holds
-//! versions or is itself the directory of one; or it is an OCI [`artifact`] with the same files. Sums come the same way as
+//! versions or is itself the directory of one; or it is an OCI artifact with the same files. Sums come the same way as
 //! what they sum up: they guard against a damaged place, the lock against one that changes later.
 
 mod artifact;
