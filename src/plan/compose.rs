@@ -4,6 +4,7 @@ use super::distribution;
 use super::*;
 use crate::boot::{self, slot::Volume};
 use crate::layer::kubernetes::{cluster, podman};
+use crate::layer::site;
 use crate::layer::workload::manifest;
 use crate::layer::workload::name::ImageName;
 use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
@@ -90,6 +91,9 @@ pub fn demand(
         };
         let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
         os.extend(boot::implied_packages(arch, &os).into_iter().map(String::from).collect::<Vec<_>>());
+        if profile.enroll.mode != EnrollMode::None {
+            os.extend(site::enrolling_packages().iter().map(|p| p.to_string()));
+        }
         match wanted.kubernetes.distribution {
             Distribution::None => {}
             Distribution::Podman => {

@@ -80,6 +80,8 @@ pub struct RunSpec {
     pub clock: Option<Epoch>,
     /// A socket that is made for QEMU's machine protocol.
     pub monitor: Option<PathBuf>,
+    /// The control socket of a TPM that runs ([`super::tpm::Swtpm`]); none otherwise.
+    pub tpm: Option<PathBuf>,
     /// How the processor is made.
     pub acceleration: Acceleration,
 }
@@ -148,6 +150,15 @@ pub fn argv(spec: &RunSpec) -> Vec<OsString> {
         argv.push(option("socket,id=monitor,server=on,wait=off", "path", monitor));
         argv.extend(["-mon".into(), "chardev=monitor,mode=control".into()]);
     }
+    if let Some(tpm) = &spec.tpm {
+        argv.push("-chardev".into());
+        argv.push(option("socket,id=tpm", "path", tpm));
+        argv.extend(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device"].map(OsString::from));
+        argv.push(
+            if spec.arch == Arch::Amd64 { "tpm-crb,tpmdev=tpm0" } else { "tpm-tis-device,tpmdev=tpm0" }
+                .into(),
+        );
+    }
     let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
     match (spec.headless, spec.arch) {
         (true, _) => push(&["-display", "none"]),
@@ -198,6 +209,7 @@ mod tests {
             stick: None,
             clock: None,
             monitor: None,
+            tpm: None,
             acceleration: Acceleration::Tcg,
         }
     }
@@ -231,6 +243,15 @@ mod tests {
             "{line}"
         );
         assert!(line.contains("-chardev stdio,id=console,mux=on,signal=on -mon console"), "{line}");
+    }
+
+    #[test]
+    fn a_tpm_is_what_the_architecture_has() {
+        let spec = RunSpec { tpm: Some("tpm,0/sock".into()), ..spec() };
+        let wired = "-chardev socket,id=tpm,path=tpm,,0/sock -tpmdev emulator,id=tpm0,chardev=tpm -device ";
+        assert!(line(&spec).contains(&format!("{wired}tpm-crb,tpmdev=tpm0")));
+        let arm = RunSpec { arch: Arch::Arm64, ..spec };
+        assert!(line(&arm).contains(&format!("{wired}tpm-tis-device,tpmdev=tpm0")));
     }
 
     #[test]

@@ -38,6 +38,7 @@ cases! {
     NoNames = "no-names", "The first endpoint's name is not found, the second is an address.";
     Proxy = "proxy", "The fleet can be reached through an HTTP proxy alone.";
     Portal = "portal", "A captive portal answers every request at first.";
+    Tpm = "tpm", "A TPM, which the box proves; then another one in its place.";
     PowerCuts = "power-cuts", "The power goes at random moments of the first boot.";
 }
 
@@ -51,6 +52,13 @@ impl FromStr for Case {
     type Err = UnknownCase;
     fn from_str(s: &str) -> Result<Case, UnknownCase> {
         Case::ALL.iter().find(|c| c.as_str() == s).copied().ok_or_else(|| UnknownCase { word: s.into() })
+    }
+}
+
+impl Case {
+    /// Whether the box has a TPM in it.
+    pub const fn needs_tpm(self) -> bool {
+        matches!(self, Case::Tpm)
     }
 }
 
@@ -116,7 +124,7 @@ pub(super) fn setting(case: Case, fleet: SocketAddr) -> anyhow::Result<Setting> 
     let direct = at(fleet.port());
     let plain = |endpoints| Setting { endpoints, proxy: None, clock: None, between: None, case };
     Ok(match case {
-        Case::Joins | Case::LateNetwork | Case::PowerCuts => plain(vec![direct]),
+        Case::Joins | Case::LateNetwork | Case::Tpm | Case::PowerCuts => plain(vec![direct]),
         Case::Clock1970 => Setting { clock: Some(Epoch(0)), ..plain(vec![direct]) },
         // After the last second that 32 bits can count.
         Case::Clock2038 => Setting { clock: Some(Epoch(2_150_000_000)), ..plain(vec![direct]) },
