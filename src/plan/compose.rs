@@ -1,15 +1,18 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
+use super::distribution;
 use super::*;
 use crate::boot::{self, slot::Volume};
-use crate::layer::kubernetes::podman;
+use crate::layer::kubernetes::{cluster, podman};
 use crate::layer::site;
 use crate::layer::workload::manifest;
 use crate::layer::workload::name::ImageName;
 use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
 use crate::model::Bytes;
 use crate::oci::layer::Codec;
-use crate::profile::{self, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Profile};
+use crate::profile::{
+    self, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Origin, Profile,
+};
 use crate::tree::Content;
 use std::collections::BTreeSet;
 
@@ -97,8 +100,9 @@ pub fn demand(
                 os.extend(podman::implied_packages().iter().map(|p| p.to_string()));
                 demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
             }
-            other => {
-                return Err(not_built("kubernetes.distribution", format!("{other:?}").to_lowercase(), arch));
+            Distribution::K3s | Distribution::Rke2 => {
+                os.extend(cluster::PACKAGES.iter().map(|p| p.to_string()));
+                demand.releases.extend(distribution::release(arch, wanted));
             }
         }
         demand.sets.push(set(OS_SET.into(), os));
@@ -140,7 +144,10 @@ fn images(
             manifests,
         });
     }
-    let faults = podman::check(&workloads);
+    let faults = match wanted.kubernetes.distribution {
+        Distribution::Podman => podman::check(&workloads),
+        _ => vec![],
+    };
     if !faults.is_empty() {
         return Err(PlanError::Manifests(told(&faults)));
     }
@@ -239,6 +246,10 @@ impl Composer<'_> {
                 self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Podman { images: payload.is_some() })),
             ));
         }
+        if let Some(cluster) = distribution::cluster(self.profile, self.lock, arch, wanted)? {
+            let runtime = self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Cluster(cluster)));
+            layers.push((LayerName::Kubernetes, runtime));
+        }
         let site = self.site(arch, wanted, &os)?;
         layers.push((LayerName::Site, site));
 
@@ -321,9 +332,18 @@ impl Composer<'_> {
     /// The part of the resolved profile that the root partition is made from. Workloads are left out: they change
     /// nightly, and must not rewrite the operating system.
     fn root_profile(&self, wanted: &ArchProfile) -> String {
-        let ArchProfile { board, kubernetes, agent, .. } = wanted;
-        let os = profile::Os { mirror: None, ..wanted.os.clone() }; // where packages are from decides no byte
-        serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() }).to_string()
+        let ArchProfile { board, agent, .. } = wanted;
+        // Where packages and releases are from decides no byte.
+        let os = profile::Os { mirror: None, ..wanted.os.clone() };
+        let kubernetes = profile::Kubernetes { source: Origin::Release, ..wanted.kubernetes.clone() };
+        let mut root = serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() });
+        // A key that came later is there where it says something: what was built before keeps its bytes.
+        if kubernetes.registries.is_empty()
+            && let Some(table) = root["kubernetes"].as_object_mut()
+        {
+            table.remove("registries");
+        }
+        root.to_string()
     }
 
     fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {
@@ -368,6 +388,7 @@ impl Composer<'_> {
                 manifests,
             });
         }
+        let runner = if distribution::product(wanted).is_some() { Runner::Cluster } else { Runner::Podman };
         let images = self.lock.images.iter().filter(|i| i.arch == arch).cloned().collect();
         let pause = self
             .lock
@@ -377,7 +398,7 @@ impl Composer<'_> {
         Ok(Some(self.step(
             arch,
             "payload",
-            Recipe::Payload(Payload { arch, pause, containers, images, workloads }),
+            Recipe::Payload(Payload { arch, runner, pause, containers, images, workloads }),
         )))
     }
 

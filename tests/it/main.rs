@@ -19,6 +19,7 @@ mod fixture;
 mod fleet;
 mod golden;
 mod inspect;
+mod kubernetes;
 mod layering;
 mod oci;
 mod podman;
