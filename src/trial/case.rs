@@ -43,6 +43,7 @@ cases! {
     Inspection = "tls-inspection", "A firewall ends TLS, under an authority that the bundle names.";
     Portal = "portal", "A captive portal answers every request at first.";
     Tpm = "tpm", "A TPM, which the box proves; then another one in its place.";
+    Stick = "stick", "No network: the request goes to the fleet on a stick, and the grant comes back on it.";
     PowerCuts = "power-cuts", "The power goes at random moments of the first boot.";
 }
 
@@ -145,7 +146,7 @@ pub(super) fn setting(case: Case, fleet: SocketAddr, pins: &[Digest]) -> anyhow:
         case,
     };
     Ok(match case {
-        Case::Joins | Case::LateNetwork | Case::Tpm | Case::PowerCuts => plain(vec![direct]),
+        Case::Joins | Case::LateNetwork | Case::Stick | Case::Tpm | Case::PowerCuts => plain(vec![direct]),
         Case::Clock1970 => Setting { clock: Some(Epoch(0)), ..plain(vec![direct]) },
         // After the last second that 32 bits can count.
         Case::Clock2038 => Setting { clock: Some(Epoch(2_150_000_000)), ..plain(vec![direct]) },

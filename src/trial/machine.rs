@@ -1,6 +1,7 @@
 //! An emulated box: turned on, watched on its console, unplugged. Dropping it pulls the plug.
 
 use super::Trial;
+use crate::enroll::DeviceId;
 use crate::host::cancel::Cancel;
 use crate::model::Epoch;
 use crate::run::qemu::{self, RunSpec, Serial};
@@ -25,6 +26,8 @@ pub struct Power<'a> {
     pub tpm: bool,
     /// Whether its network gives it nothing.
     pub alone: bool,
+    /// A stick that is plugged in.
+    pub stick: Option<&'a Path>,
 }
 
 /// Where the TPM of the box with the disk `disk` has its state.
@@ -85,7 +88,7 @@ impl Power<'_> {
             firmware: tools.file(code)?,
             variables,
             data: tools.path().join("usr/share/qemu"),
-            stick: None,
+            stick: self.stick.map(Path::to_path_buf),
             clock: self.clock,
             monitor: Some(monitor.clone()),
             wire: wire.as_ref().map(|wire| wire.socket().to_path_buf()),
@@ -138,6 +141,13 @@ impl Machine {
     /// Whether its console has said `text` since it was turned on.
     pub fn has_said(&self, text: &str) -> bool {
         self.text().contains(text)
+    }
+
+    /// The device's name, once it stands on its console.
+    pub fn device(&self) -> Option<DeviceId> {
+        let text = self.text();
+        let name = text.split_once("  device ")?.1.split_whitespace().next()?;
+        name.parse().ok()
     }
 
     /// The last words of its console.

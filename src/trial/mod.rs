@@ -9,6 +9,7 @@ pub mod between;
 mod case;
 pub mod machine;
 pub mod proof;
+mod stick;
 
 pub use case::{Case, Outcome, UnknownCase};
 
@@ -27,7 +28,7 @@ use crate::host::clock;
 use crate::model::{Arch, Epoch};
 use crate::run::qemu::Acceleration;
 use crate::run::tools::ToolRoot;
-use crate::run::{bundle as stick, disk};
+use crate::run::{bundle as partition, disk};
 use crate::sign::Signer;
 use crate::tree::{Content, Node, Tree, TreePath};
 use anyhow::{Context as _, ensure};
@@ -71,6 +72,7 @@ pub struct Trial<'a> {
 
 /// A fleet on this machine for one case, gone when dropped.
 struct Fleet {
+    home: Home,
     description: Description,
     store: Store,
     address: SocketAddr,
@@ -90,7 +92,7 @@ impl Fleet {
         let stop = Cancel::default();
         let (description, store, cancel) = (home.public()?, home.store()?, stop.clone());
         let thread = std::thread::spawn(move || server.run(&cancel));
-        Ok(Fleet { description, store, address, stop, thread: Some(thread) })
+        Ok(Fleet { home, description, store, address, stop, thread: Some(thread) })
     }
 
     /// Its boxes.
@@ -125,7 +127,7 @@ impl Trial<'_> {
         let box_disk = work.join("box.raw");
         disk::unpack(self.disk, &box_disk, 8 << 30).context("copying the disk")?;
         let (carried, ticket) = self.bundle(&fleet, &setting)?;
-        stick::place(&carried, &box_disk)?;
+        partition::place(&carried, &box_disk)?;
         let started = Instant::now();
         let verdict = self.watch(case, &setting, &fleet, &box_disk, &ticket);
         let seconds = started.elapsed().as_secs();
@@ -149,7 +151,11 @@ impl Trial<'_> {
             clock: setting.clock,
             tpm: case.needs_tpm(),
             alone: case.needs_wire(),
+            stick: None,
         };
+        if case == Case::Stick {
+            return self.carried(case, fleet, power, disk);
+        }
         for n in 0..setting.cuts(self.cuts) {
             let mut running = power.on()?;
             // Spread over the whole of a first boot, by a number that nothing depends on.
@@ -205,6 +211,63 @@ impl Trial<'_> {
         if let Some(wanted) = setting.wanted() {
             ensure!(running.has_said(wanted), "it joined, and never said {wanted} on its console");
         }
+        Ok(())
+    }
+
+    /// A box that no network reaches: a person takes its request to the fleet on a stick, and brings the grant back. In the
+    /// end there is a cable, and the fleet hears of it.
+    fn carried(
+        &self,
+        case: Case,
+        fleet: &Fleet,
+        power: machine::Power<'_>,
+        disk: &Path,
+    ) -> anyhow::Result<()> {
+        let place = disk.with_extension("stick");
+        let power = machine::Power { stick: Some(&place), ..power };
+        stick::format(&place, None, clock::now())?;
+        let start = Instant::now();
+        let mut running = power.on()?;
+        running.link(false)?;
+        let (device, request) = loop {
+            if let Some(device) = running.device()
+                && let Some(request) = stick::request(&place, &device)?
+            {
+                break (device, request);
+            }
+            ensure!(start.elapsed() < self.patience, "no request is on the stick: {}", running.last());
+            running.stay(Duration::from_secs(1), self.cancel)?;
+        };
+        (self.say)(&format!(
+            "{case}: the request of {device} is on the stick after {} s",
+            start.elapsed().as_secs()
+        ));
+        drop(running); // a person pulls the plug to get at the stick
+        let answered = fleet.home.service(1)?.answer_offline(&request, clock::now())?;
+        let grant = answered.grant.context("the fleet gives the request no grant")?;
+        stick::format(&place, Some((&device, serde_json::to_vec(&grant)?)), clock::now())?;
+        let start = Instant::now();
+        let mut running = power.on()?;
+        running.link(false)?;
+        running.wait_for("working offline", self.patience, self.cancel)?;
+        (self.say)(&format!(
+            "{case}: it works with its grant after {} s, with no link",
+            start.elapsed().as_secs()
+        ));
+        running.link(true)?;
+        while fleet.states()?[..] != [State::Joined] {
+            let states = fleet.states()?;
+            ensure!(
+                start.elapsed() < self.patience,
+                "with a link, the fleet has {states:?}: {}",
+                running.last()
+            );
+            running.stay(Duration::from_millis(200), self.cancel)?;
+        }
+        (self.say)(&format!(
+            "{case}: with a link, the fleet has heard after {} s",
+            start.elapsed().as_secs()
+        ));
         Ok(())
     }
 
