@@ -408,6 +408,7 @@ impl Composer<'_> {
                 DiskFormat::Raw => DiskForm::Raw,
                 DiskFormat::RawZst => DiskForm::Compressed(self.frames(arch, &root, payload.as_ref())),
                 DiskFormat::Qcow2 => DiskForm::Machine(Format::Qcow2),
+                DiskFormat::Vmdk => DiskForm::Machine(Format::Vmdk),
             };
             let disk = Disk {
                 arch,

@@ -1,10 +1,11 @@
 //! A disk's pieces → one file in the format of a hypervisor, in one pass over what is no hole.
 //!
-//! Formats are rooms of their own: [`qcow2`]. All cut the disk into chunks, leave out those that are zero (whether a hole
+//! Formats are rooms of their own: [`qcow2`], [`vmdk`]. All cut the disk into chunks, leave out those that are zero (whether a hole
 //! of the file or written zeros, so that the bytes depend on the disk alone), and keep a table of where the others are.
 //! Memory is a few MiB, and a few bytes for each chunk. What identifies a file follows from the disk's UUID; no clock.
 
 pub mod qcow2;
+pub mod vmdk;
 
 use super::Extents;
 use crate::model::Guid;
@@ -25,6 +26,8 @@ const BATCH: u64 = 8 << 20;
 pub enum Format {
     /// QEMU, and what is built on it: [`qcow2`].
     Qcow2,
+    /// VMware's, as a stream: [`vmdk`].
+    Vmdk,
 }
 
 impl Format {
@@ -32,6 +35,7 @@ impl Format {
     pub fn extension(self) -> &'static str {
         match self {
             Format::Qcow2 => "qcow2",
+            Format::Vmdk => "vmdk",
         }
     }
 }
@@ -41,12 +45,13 @@ impl Format {
 /// # Errors
 /// What the pieces and `out` say; [`io::ErrorKind::InvalidInput`] for a disk that ends within a sector or is longer than
 /// the format can say.
-pub fn write(format: Format, disk: &Extents, _guid: Guid, out: &File) -> io::Result<()> {
+pub fn write(format: Format, disk: &Extents, guid: Guid, out: &File) -> io::Result<()> {
     if disk.length() == 0 || !disk.length().is_multiple_of(SECTOR) {
         return Err(invalid(format!("a disk of {} bytes ends within a sector", disk.length())));
     }
     match format {
         Format::Qcow2 => qcow2::write(disk, out), // it has no place for a UUID
+        Format::Vmdk => vmdk::write(disk, guid, io::BufWriter::with_capacity(1 << 20, out)),
     }
 }
 
@@ -165,8 +170,9 @@ pub(super) mod tests {
 
     #[test]
     fn bytes_do_not_depend_on_holes() {
-        let format = Format::Qcow2;
-        assert!(written(format, &disk().0) == written(format, &whole()), "{format:?}");
+        for format in [Format::Qcow2, Format::Vmdk] {
+            assert!(written(format, &disk().0) == written(format, &whole()), "{format:?}");
+        }
     }
 
     #[test]
