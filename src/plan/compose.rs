@@ -409,6 +409,7 @@ impl Composer<'_> {
                 DiskFormat::RawZst => DiskForm::Compressed(self.frames(arch, &root, payload.as_ref())),
                 DiskFormat::Qcow2 => DiskForm::Machine(Format::Qcow2),
                 DiskFormat::Vmdk => DiskForm::Machine(Format::Vmdk),
+                DiskFormat::Vhdx => DiskForm::Machine(Format::Vhdx),
             };
             let disk = Disk {
                 arch,

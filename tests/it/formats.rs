@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const FORMATS: [Format; 2] = [Format::Qcow2, Format::Vmdk];
+const FORMATS: [Format; 3] = [Format::Qcow2, Format::Vmdk, Format::Vhdx];
 
 fn qemu_img(program: &Path, args: &[&str], files: &[&Path]) -> String {
     ok(Command::new(program).args(args).args(files))
@@ -132,6 +132,9 @@ fn a_release_has_its_disk_in_every_format() {
                     (&"1.1".into(), &"zstd".into())
                 );
                 assert!(image.metadata().unwrap().len() < allocated * 3 / 4);
+            }
+            Format::Vhdx => {
+                assert!(image.metadata().unwrap().len() < allocated + (16 << 20));
             }
             Format::Vmdk => {
                 assert_eq!(details["create-type"], "streamOptimized");

@@ -1,10 +1,11 @@
 //! A disk's pieces → one file in the format of a hypervisor, in one pass over what is no hole.
 //!
-//! Formats are rooms of their own: [`qcow2`], [`vmdk`]. All cut the disk into chunks, leave out those that are zero (whether a hole
+//! Formats are rooms of their own: [`qcow2`], [`vmdk`], [`vhdx`]. All cut the disk into chunks, leave out those that are zero (whether a hole
 //! of the file or written zeros, so that the bytes depend on the disk alone), and keep a table of where the others are.
 //! Memory is a few MiB, and a few bytes for each chunk. What identifies a file follows from the disk's UUID; no clock.
 
 pub mod qcow2;
+pub mod vhdx;
 pub mod vmdk;
 
 use super::Extents;
@@ -28,6 +29,8 @@ pub enum Format {
     Qcow2,
     /// VMware's, as a stream: [`vmdk`].
     Vmdk,
+    /// Hyper-V's: [`vhdx`].
+    Vhdx,
 }
 
 impl Format {
@@ -36,6 +39,7 @@ impl Format {
         match self {
             Format::Qcow2 => "qcow2",
             Format::Vmdk => "vmdk",
+            Format::Vhdx => "vhdx",
         }
     }
 }
@@ -52,6 +56,7 @@ pub fn write(format: Format, disk: &Extents, guid: Guid, out: &File) -> io::Resu
     match format {
         Format::Qcow2 => qcow2::write(disk, out), // it has no place for a UUID
         Format::Vmdk => vmdk::write(disk, guid, io::BufWriter::with_capacity(1 << 20, out)),
+        Format::Vhdx => vhdx::write(disk, guid, out),
     }
 }
 
@@ -170,7 +175,7 @@ pub(super) mod tests {
 
     #[test]
     fn bytes_do_not_depend_on_holes() {
-        for format in [Format::Qcow2, Format::Vmdk] {
+        for format in [Format::Qcow2, Format::Vmdk, Format::Vhdx] {
             assert!(written(format, &disk().0) == written(format, &whole()), "{format:?}");
         }
     }

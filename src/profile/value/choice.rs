@@ -26,6 +26,8 @@ choice! {
         Qcow2 = "qcow2",
         /// VMware's format as a stream, for OVF packages and vSphere.
         Vmdk = "vmdk",
+        /// Hyper-V's format, dynamic.
+        Vhdx = "vhdx",
     }
 }
 choice! {
