@@ -2,7 +2,7 @@
 //!
 //! [`write()`] turns a [`DiskSpec`] into a raw, sparse image; [`DiskImage`] opens one again and [`verify()`] goes through
 //! every byte of it. [`compose()`] leaves the pieces where they are, as [`Extents`], for the files of hypervisors that
-//! [`format`] makes of them. The formats are rooms of their own: [`gpt`], [`fat`], [`erofs`], and
+//! [`mod@format`] makes of them. The formats are rooms of their own: [`gpt`], [`fat`], [`erofs`], and
 //! [`crate::boot::verity`] for hash trees. Standards: UAPI.2 (Discoverable Partitions). Knows no profile and no keys.
 //!
 //! ```text

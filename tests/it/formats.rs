@@ -149,6 +149,8 @@ fn a_release_has_its_disk_in_every_format() {
         verify.args(["--json", "verify"]).arg(release).arg("--key").arg(shared.key());
         verify
     };
+    let said = refused(forge(&first.join("cache")).arg("run").arg(&release), 2);
+    assert!(said.contains("no disk image to run") && said.contains("raw.zst"), "{said}");
     let held = ok(&mut verify(&release));
     let listed = ok(forge(&first.join("cache")).args(["--json", "inspect"]).arg(&release));
     for format in FORMATS {
@@ -160,6 +162,8 @@ fn a_release_has_its_disk_in_every_format() {
             "digest and signature of {name}: {held:?}"
         );
         assert!(listed.contains(&name), "{listed}");
+        let said = refused(forge(&first.join("cache")).arg("inspect").arg(release.join(&name)), 2);
+        assert!(said.contains(&format!("a disk as {}", format.extension())), "{said}");
         let file = File::options().read(true).write(true).open(release.join(&name)).unwrap();
         let mut byte = [0];
         file.read_exact_at(&mut byte, 200_000).unwrap();

@@ -42,6 +42,16 @@ impl Format {
             Format::Vhdx => "vhdx",
         }
     }
+
+    /// The format of a file that begins with `start`, where it is one of them.
+    pub fn of(start: &[u8]) -> Option<Format> {
+        match start.get(..4)? {
+            b"QFI\xfb" => Some(Format::Qcow2),
+            b"KDMV" => Some(Format::Vmdk),
+            b"vhdx" => Some(Format::Vhdx),
+            _ => None,
+        }
+    }
 }
 
 /// Writes `disk` to the empty file `out`. Equal disks with equal `guid`, the disk's own UUID, give equal bytes.
@@ -174,9 +184,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_do_not_depend_on_holes() {
+    fn bytes_do_not_depend_on_holes_and_are_recognised() {
         for format in [Format::Qcow2, Format::Vmdk, Format::Vhdx] {
-            assert!(written(format, &disk().0) == written(format, &whole()), "{format:?}");
+            let image = written(format, &disk().0);
+            assert!(image == written(format, &whole()), "{format:?}");
+            assert_eq!(Format::of(&image), Some(format));
         }
     }
 
