@@ -35,14 +35,40 @@ pub mod podman {
     pub const REQUIRED_TARGET: &str = include_str!("../templates/podman/forge-required-workloads.target");
 }
 
-/// A file of a device: its path in the tree, and its text.
-pub type DeviceFile = (&'static str, &'static str);
-
 macro_rules! device_files {
     ($dir:literal: $($path:literal),+ $(,)?) => {
         &[$(($path, include_str!(concat!("../templates/", $dir, "/", $path)))),+]
     };
 }
+
+/// Files of a Kubernetes distribution: `templates/kubernetes/`.
+pub mod cluster {
+    use super::DeviceFile;
+
+    /// The distribution's unit, with `@NAME@` and others to be filled in.
+    pub const SERVICE: &str = include_str!("../templates/kubernetes/cluster.service");
+    /// Drop-in of it where a grant comes first.
+    pub const GRANTED: &str = include_str!("../templates/kubernetes/granted.conf");
+    /// Waits for the node and the required workloads; to be filled in likewise.
+    pub const READY: &str = include_str!("../templates/kubernetes/ready.service");
+    /// What both units call.
+    pub const PROGRAM: &str = include_str!("../templates/kubernetes/kubernetes");
+    /// On every node.
+    pub const FILES: &[DeviceFile] = device_files!("kubernetes/node":
+        "usr/lib/modules-load.d/50-forge-kubernetes.conf",
+        "usr/lib/sysctl.d/50-forge-kubernetes.conf",
+        "usr/lib/systemd/networkd.conf.d/50-forge-kubernetes.conf",
+    );
+    /// On servers, which have to start with no link at all.
+    pub const SERVER_FILES: &[DeviceFile] = device_files!("kubernetes/server":
+        "usr/lib/systemd/network/70-forge-alone.netdev",
+        "usr/lib/systemd/network/70-forge-alone.network",
+        "usr/lib/systemd/resolved.conf.d/50-forge-alone.conf",
+    );
+}
+
+/// A file of a device: its path in the tree, and its text.
+pub type DeviceFile = (&'static str, &'static str);
 
 /// What the initrd has beyond the files of packages.
 pub const INITRD: &[DeviceFile] = device_files!("initrd":
@@ -101,7 +127,13 @@ mod tests {
 
     #[test]
     fn every_file_of_the_device_directories_is_embedded() {
-        for (name, embedded) in [("enroll", ENROLL), ("initrd", INITRD), ("os", OS)] {
+        for (name, embedded) in [
+            ("enroll", ENROLL),
+            ("initrd", INITRD),
+            ("kubernetes/node", cluster::FILES),
+            ("kubernetes/server", cluster::SERVER_FILES),
+            ("os", OS),
+        ] {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(name);
             let mut on_disk = vec![];
             walk(&dir, &dir, &mut on_disk);

@@ -76,6 +76,7 @@ fn locked(packages: &[&str], arch: Arch, env: &Env<'_>) -> anyhow::Result<Lock> 
         client: env.client,
         blobs: env.blobs,
         mirrors: &BTreeMap::new(),
+        places: &BTreeMap::new(),
         before: None,
         now: clock::now(),
         cancel: env.cancel,

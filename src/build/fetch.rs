@@ -7,10 +7,11 @@ use crate::error::{self, Kind};
 use crate::host::cancel::Cancel;
 use crate::host::http::{Client, Expect};
 use crate::lock::{Lock, LockedPackage, resolve};
-use crate::model::{Bytes, Digest};
-use crate::plan::{Plan, Recipe};
+use crate::model::{Arch, Bytes, Digest};
+use crate::plan::{Plan, Recipe, Runtime};
 use crate::source::blobs::Blobs;
-use crate::source::oci::{self, BlobStore};
+use crate::source::oci::{self, BlobStore as _};
+use crate::source::release::{self, PinnedFile, Place};
 use anyhow::{Context as _, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,6 +31,8 @@ pub struct Env<'a> {
     pub cache: &'a Cache,
     /// Mirrors by base, as [`resolve::Env::mirrors`].
     pub mirrors: &'a BTreeMap<String, String>,
+    /// Where upstream releases are, as [`resolve::Env::places`].
+    pub places: &'a BTreeMap<Arch, Place>,
     /// Stops it.
     pub cancel: &'a Cancel,
     /// Hears of it.
@@ -116,6 +119,47 @@ pub fn packages(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The files of upstream releases that steps of `plan` which are still to be made need and that are not here.
+pub fn missing_releases<'a>(
+    plan: &Plan,
+    lock: &'a Lock,
+    cache: &Cache,
+    blobs: &Blobs,
+) -> Vec<&'a PinnedFile> {
+    let wanted: BTreeSet<Digest> = plan
+        .steps
+        .iter()
+        .filter(|s| !cache.contains(&s.key))
+        .filter_map(|s| match &s.recipe {
+            Recipe::Runtime(Runtime::Cluster(cluster)) => Some(cluster),
+            _ => None,
+        })
+        .flat_map(|cluster| std::iter::once(cluster.program).chain(cluster.images))
+        .collect();
+    lock.releases.iter().filter(|f| wanted.contains(&f.digest) && !blobs.has(f.digest)).collect()
+}
+
+/// Fetches them.
+///
+/// # Errors
+/// [`Kind::Fetch`] and [`Kind::Verify`], naming file and release.
+pub fn releases(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
+    for file in missing_releases(plan, lock, env.cache, env.blobs) {
+        let start = Instant::now();
+        env.observer.event(Event::Started { step: STEP, what: &file.file });
+        let done = AtomicU64::new(0);
+        let progress = |bytes: u64| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            env.observer.event(Event::Progress { step: STEP, done, total: file.size.0 });
+        };
+        let place = env.places.get(&file.arch).cloned();
+        let place = place.unwrap_or_else(|| Place::upstream(file.product));
+        release::fetch(file, &place, env.client, env.blobs, &progress, env.cancel)?;
+        env.observer.event(Event::Finished { step: STEP, cached: false, took: start.elapsed() });
+    }
+    Ok(())
+}
+
 /// Fetches the container images of `plan` from their registries, as far as they are not here.
 ///
 /// # Errors
@@ -149,22 +193,6 @@ pub fn images(plan: &Plan, env: &Env<'_>) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-impl BlobStore for Blobs {
-    fn has(&self, digest: Digest) -> bool {
-        matches!(self.get(digest), Ok(Some(_)))
-    }
-
-    fn put(
-        &self,
-        digest: Digest,
-        fill: &mut dyn FnMut(&mut std::fs::File) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let staged = self.stage(digest)?;
-        fill(&mut staged.as_file()?.try_clone()?)?;
-        self.insert(staged, digest).map(drop)
-    }
 }
 
 /// Takes the locked files beside the profile in `dir` into the blob cache.

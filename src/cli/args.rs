@@ -543,6 +543,9 @@ pub struct RunOptions {
     /// Put this enrollment bundle on the new disk, as a stick in the box would bring it
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
+    /// Give the device a TPM 2.0; a kept disk keeps its TPM, in FILE.tpm
+    #[arg(long)]
+    pub tpm: bool,
 }
 
 /// Verbs of the cache.

@@ -10,8 +10,9 @@ use crate::host::{clock, emulation, env, fs};
 use crate::lock::{self, Freshness, Lock, Moves};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::plan::{self, Plan, Recipe};
-use crate::profile::{self, EnrollMode, Profile};
+use crate::profile::{self, EnrollMode, Origin, Profile};
 use crate::source::blobs::Blobs;
+use crate::source::release::Place;
 use crate::toolbox;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
@@ -178,6 +179,7 @@ pub fn locked(
         client: &shop.client,
         blobs: &shop.blobs,
         mirrors: &mirrors(profile),
+        places: &places(profile)?,
         before: old.as_ref(),
         now: clock::now(),
         cancel: &session.cancel,
@@ -206,6 +208,26 @@ pub fn mirrors(profile: &Profile) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Where the profile takes its Kubernetes distribution from, if not from upstream's own place.
+fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
+    let mut places = BTreeMap::new();
+    for (&arch, wanted) in &profile.arch {
+        match &wanted.kubernetes.source {
+            Origin::Url(url) => drop(places.insert(arch, Place::Url(url.clone()))),
+            Origin::Oci(reference) => drop(places.insert(arch, Place::Artifact(reference.parse()?))),
+            Origin::File(path) => {
+                let dir = profile.dir().join(path);
+                let dir = std::path::absolute(&dir).with_context(|| format!("finding {}", dir.display()))?;
+                let url = reqwest::Url::from_directory_path(&dir)
+                    .map_err(|()| anyhow!("{} cannot be written as a URL", dir.display()))?;
+                places.insert(arch, Place::Url(url.to_string()));
+            }
+            Origin::Release => {}
+        }
+    }
+    Ok(places)
+}
+
 fn read(profile: &Profile, path: &str) -> std::io::Result<Vec<u8>> {
     std::fs::read(profile.dir().join(path))
 }
@@ -229,7 +251,9 @@ pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[Str
 /// What moved between two locks, a line each: `nginx 1.26.3-1 → 1.26.3-2`, `+ curl 8.1`, `- wget 1.2`.
 pub fn changes(old: &Lock, new: &Lock) -> Vec<String> {
     let versions = |lock: &Lock| -> BTreeMap<(Arch, String), String> {
-        lock.packages.iter().map(|p| ((p.arch, p.name.clone()), p.version.clone())).collect()
+        let packages = lock.packages.iter().map(|p| ((p.arch, p.name.clone()), p.version.clone()));
+        let releases = lock.releases.iter().map(|r| ((r.arch, r.file.clone()), r.version.clone()));
+        packages.chain(releases).collect()
     };
     let (old, new) = (versions(old), versions(new));
     let mut lines = vec![];
@@ -284,6 +308,10 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
         let download: Bytes = missing.iter().map(|p| p.size).sum();
         let mut human = format!("{} {} ({})\n", plan.name, plan.version, plan.epoch.rfc3339());
         let _ = writeln!(human, "to fetch: {} packages, {download}", missing.len());
+        let released = fetch::missing_releases(&plan, &lock, &shop.cache, &shop.blobs);
+        for file in &released {
+            let _ = writeln!(human, "to fetch: {file}, {}", file.size);
+        }
         let mut rows = vec![];
         for step in &plan.steps {
             let why = shop.cache.reason(step)?;
@@ -296,7 +324,7 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
             );
             rows.push(serde_json::json!({ "step": step.id, "key": step.key, "cached": why.is_none(), "why": why, "recipe": step.recipe }));
         }
-        session.ui.result("plan", &serde_json::json!({ "name": plan.name, "version": plan.version, "epoch": plan.epoch, "digest": plan.digest(), "fetch": { "packages": missing.len(), "size": download }, "steps": rows }), human);
+        session.ui.result("plan", &serde_json::json!({ "name": plan.name, "version": plan.version, "epoch": plan.epoch, "digest": plan.digest(), "fetch": { "packages": missing.len(), "size": download, "releases": released }, "steps": rows }), human);
     }
     Ok(())
 }
@@ -332,17 +360,19 @@ pub fn made(
     shop: &Workshop,
     jobs: usize,
 ) -> anyhow::Result<crate::build::Built> {
-    let mirrors = mirrors(profile);
+    let (mirrors, places) = (mirrors(profile), places(profile)?);
     let env = fetch::Env {
         client: &shop.client,
         blobs: &shop.blobs,
         cache: &shop.cache,
         mirrors: &mirrors,
+        places: &places,
         cancel: &session.cancel,
         observer: &session.ui,
     };
     fetch::files(lock, profile.dir(), &shop.blobs)?;
     fetch::packages(plan, lock, &env)?;
+    fetch::releases(plan, lock, &env)?;
     fetch::images(plan, &env)?;
     session.ui.event(crate::build::observe::Event::Note(&format!("{} {}", plan.name, plan.version)));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -4,6 +4,7 @@ use super::args::{FleetDir, FleetNaming, FleetVerb};
 use super::{Session, key};
 use crate::enroll::DeviceId;
 use crate::enroll::claim::State;
+use crate::enroll::policy::Endorsement;
 use crate::error::{self, Kind, Mark as _};
 use crate::fleet::operator::{self, Order, Shown, Wanted};
 use crate::fleet::server::Server;
@@ -193,6 +194,13 @@ fn told(session: &Session, shown: &Shown) -> String {
         "node",
         device.node.clone().or(device.former.clone().map(|f| format!("none; was {f}"))).unwrap_or_default(),
     );
+    if let Some(ek) = &device.ek {
+        let how = match device.endorsement {
+            Endorsement::Known => "known",
+            _ => "proved, of a maker that is not known",
+        };
+        line("tpm", format!("{how}, {ek}"));
+    }
     line("score", format!("{} {}", device.points, device.fits.join(", ")));
     line("model", facts.model.clone());
     line("serial", facts.serial.clone().unwrap_or_default());

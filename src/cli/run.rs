@@ -8,7 +8,7 @@ use crate::host::fs;
 use crate::model::{Arch, Digest};
 use crate::release::{MANIFEST, Manifest};
 use crate::run::qemu::{self, Forward, RunSpec, Serial};
-use crate::run::{self, bundle, disk};
+use crate::run::{self, bundle, disk, tpm};
 use crate::toolbox;
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
@@ -60,6 +60,19 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
     let (code, empty) = qemu::firmware(arch);
     let variables = tempfile::Builder::new().prefix(fs::TEMPORARY).suffix("-vars.fd").tempfile_in(&work)?;
     std::io::copy(&mut std::fs::File::open(tools.file(empty)?)?, &mut variables.as_file())?;
+    let mut fresh = None;
+    let tpm = if options.tpm {
+        let dir = match &options.persist {
+            Some(kept) => kept.with_added_extension("tpm"),
+            None => {
+                let dir = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&work)?;
+                fresh.insert(dir).path().to_path_buf()
+            }
+        };
+        Some(tpm::Swtpm::start(&toolbox::open(tpm::PACKAGES, &env)?, &dir)?)
+    } else {
+        None
+    };
     let acceleration = run::acceleration(&tools, arch, variables.path(), &work, &session.cancel)?;
     session.ui.detail(format!("running under {acceleration:?}"));
     let default = vec![Forward { host: 8080, guest: 8080 }];
@@ -78,6 +91,8 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         stick: None,
         clock: None,
         monitor: None,
+        wire: None,
+        tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
         acceleration,
     };
     for Forward { host, guest } in &spec.forwards {

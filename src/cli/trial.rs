@@ -22,16 +22,19 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
     let root = key::named(&args.root)?;
     let signer = args.sign.as_deref().map(key::named).transpose()?;
     let shop = Workshop::open(session, false)?;
-    let tools = toolbox::open(
-        run::packages(arch),
-        &toolbox::Env {
-            root: &session.cache_dir.join("tools"),
-            client: &shop.client,
-            blobs: &shop.blobs,
-            cancel: &session.cancel,
-            observer: &session.ui,
-        },
-    )?;
+    let env = toolbox::Env {
+        root: &session.cache_dir.join("tools"),
+        client: &shop.client,
+        blobs: &shop.blobs,
+        cancel: &session.cancel,
+        observer: &session.ui,
+    };
+    let tools = toolbox::open(run::packages(arch), &env)?;
+    let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
+    let with_tpm = cases.iter().any(|case| case.needs_tpm());
+    let tpm_tools = with_tpm.then(|| toolbox::open(run::tpm::PACKAGES, &env)).transpose()?;
+    let with_wire = cases.iter().any(|case| case.needs_wire());
+    let wire_tools = with_wire.then(|| toolbox::open(run::wire::PACKAGES, &env)).transpose()?;
     let scratch = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&session.cache_dir)?;
     let work = args.keep.clone().unwrap_or_else(|| scratch.path().into());
     fs::make_private_dir(&work)?;
@@ -46,13 +49,14 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
         site: &manifest.site,
         root: &*root,
         tools: &tools,
+        tpm_tools: tpm_tools.as_ref(),
+        wire_tools: wire_tools.as_ref(),
         acceleration,
         patience: Duration::from_secs(args.patience),
         cuts: args.cuts,
         cancel: &session.cancel,
         say: &|words| session.ui.note(words),
     };
-    let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
     let mut outcomes = vec![];
     for case in cases {
         let place = work.join(case.as_str());

@@ -125,7 +125,11 @@ impl<E: Effects> Device<E> {
     /// Looks at the hardware and at the carriers, where something may have changed.
     pub(super) fn look(&mut self) -> Result<(), Pause> {
         let Some(image) = self.now.image.clone() else { return Ok(()) };
-        let facts = self.hardware()?;
+        let mut facts = self.hardware()?;
+        if facts.ek_sha256.is_none() {
+            facts = self.endorsed(facts);
+            self.now.facts = Some(facts.clone());
+        }
         if self.now.held.is_none() {
             self.now.held = adopt::held(&mut self.io, &mut self.store, &image)?;
         }

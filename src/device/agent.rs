@@ -70,6 +70,8 @@ pub(super) struct Session {
     pub looked_for_grant: bool,
     /// They have the request of a box without a network.
     pub left_request: bool,
+    /// The TPM.
+    pub tpm: crate::device::attest::Tpm,
     /// Events that the fleet has not heard of.
     pub events: Queue,
 }

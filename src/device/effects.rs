@@ -17,8 +17,14 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Everything a device asks of its box.
-pub trait Effects: Disk + Net + Clock + Entropy + Vault + Hardware + Carriers + Screen + Services {}
-impl<T: Disk + Net + Clock + Entropy + Vault + Hardware + Carriers + Screen + Services> Effects for T {}
+pub trait Effects:
+    Disk + Net + Clock + Entropy + Vault + Attestor + Hardware + Carriers + Screen + Services
+{
+}
+impl<T: Disk + Net + Clock + Entropy + Vault + Attestor + Hardware + Carriers + Screen + Services> Effects
+    for T
+{
+}
 
 /// The state partition, and the places where a grant's files go. Paths are absolute. Each call is one step that a power
 /// cut can fall behind; [`crate::device::store`] makes durable writes of them.
@@ -269,6 +275,32 @@ pub trait Vault {
     /// # Errors
     /// [`VaultError`]; only [`VaultError::Never`] makes the device throw the secret away.
     fn unseal(&mut self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError>;
+}
+
+/// The keys with which a TPM proves which box it is in. Nothing of them is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmKeys {
+    /// TPMT_PUBLIC of the endorsement key.
+    pub ek_public: Vec<u8>,
+    /// Its certificate, DER, where the maker left one.
+    pub ek_certificate: Option<Vec<u8>>,
+    /// TPMT_PUBLIC of the attestation key.
+    pub ak_public: Vec<u8>,
+}
+
+/// A TPM's proof of itself. A TPM may be slow, busy or dead: every call ends within a minute, and none is needed for a box
+/// whose bundle asks for no TPM.
+pub trait Attestor {
+    /// The keys, the same at every call.
+    ///
+    /// # Errors
+    /// Why not now, for the screen; also where there is no TPM.
+    fn tpm_keys(&mut self) -> Result<TpmKeys, String>;
+    /// What the fleet hid in a credential for these keys: TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, lengths included.
+    ///
+    /// # Errors
+    /// Why not; it may have been made for another TPM.
+    fn activate_credential(&mut self, blob: &[u8], secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, String>;
 }
 
 /// The image that runs.

@@ -38,6 +38,9 @@ impl<E: Effects> Device<E> {
         let Some(standing) = self.now.standing.clone() else {
             return self.ask_standing(survey);
         };
+        if self.has_to_attest(&standing) {
+            return self.attest(&standing);
+        }
         match standing.state {
             State::Pending => self.wait_for_approval(),
             State::Denied => Err(Pause::refused(standing.code.unwrap_or(Code::Denied), standing.reason)),
@@ -168,7 +171,7 @@ impl<E: Effects> Device<E> {
         said
     }
 
-    fn post<B: Serialize, T: DeserializeOwned>(
+    pub(super) fn post<B: Serialize, T: DeserializeOwned>(
         &mut self,
         path: &str,
         body: &B,
@@ -180,7 +183,7 @@ impl<E: Effects> Device<E> {
     }
 
     /// The path of one of this device's own calls.
-    fn own_path(&self, call: &str) -> Result<String, Pause> {
+    pub(super) fn own_path(&self, call: &str) -> Result<String, Pause> {
         match &self.now.identity {
             Some(identity) => Ok(claim::path(&identity.id, call)),
             None => Err(Pause::trouble(Code::TpmTrouble, "the key is not open")),
@@ -245,7 +248,7 @@ impl<E: Effects> Device<E> {
             device_pub: identity.key.public_key().clone(),
             enc_pub: identity.enc.sealing_key(),
             facts: self.now.facts.clone().unwrap_or_default(),
-            ek_cert: None,
+            ek_cert: self.endorsement_certificate(),
             boot_count: self.now.boots,
             agent: env!("CARGO_PKG_VERSION").into(),
             generation: survey.applied.max(survey.staged),

@@ -9,6 +9,7 @@
 //! | identity | randomness → keys; a disk in other hardware → none | [`identity`] |
 //! | calls | a request → an answer that the fleet signed for it | [`talk`] |
 //! | steps | state → the next one | [`advance`](mod@advance), [`fleet`] |
+//! | TPM | a challenge of the fleet → its answer | `attest` |
 //! | offline | a stick out with a request, and back with a grant | [`offline`] |
 //! | install | a sealed grant → files in their places | [`install`] |
 //! | events | what happened → a queue for the fleet | [`event`] |
@@ -24,6 +25,7 @@ pub mod adopt;
 pub mod advance;
 pub mod agent;
 pub mod artefact;
+mod attest;
 pub mod effects;
 pub mod event;
 pub mod fleet;

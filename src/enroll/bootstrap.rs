@@ -390,7 +390,8 @@ impl Bootstrap {
         Ok(())
     }
 
-    /// The row that fits `facts` best, with what fits; `None` where the bundle is for any box.
+    /// The row that fits `facts` best, with what fits; `None` where the bundle is for any box. A row may fit only once the
+    /// endorsement key is proved: [`Score::points`] are then fewer than the row's `min_score`.
     ///
     /// # Errors
     /// [`Rejected::OtherDevice`] when rows are given and none fits.
@@ -399,9 +400,9 @@ impl Bootstrap {
             return Ok(None);
         }
         let scored = self.devices.iter().map(|row| (row, row.r#match.score(facts)));
-        let fitting =
-            scored.filter(|(row, score)| score.contradicted.is_empty() && score.points >= row.min_score);
-        match fitting.max_by_key(|(_, score)| score.points) {
+        let fitting = scored
+            .filter(|(row, score)| score.contradicted.is_empty() && score.attainable() >= row.min_score);
+        match fitting.max_by_key(|(_, score)| score.attainable()) {
             Some(best) => Ok(Some(best)),
             None => Err(Rejected::OtherDevice { rows: self.devices.len() }),
         }

@@ -172,9 +172,9 @@ pub struct Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attest {
-    /// TPM2B_PUBLIC of the endorsement key, base64.
+    /// TPMT_PUBLIC of the endorsement key, base64: what [`Facts::ek_sha256`] is the digest of.
     pub ek_public: String,
-    /// TPM2B_PUBLIC of the attestation key, base64.
+    /// TPMT_PUBLIC of the attestation key, base64.
     pub ak_public: String,
     /// What the TPM recovered from the last challenge, base64; asks for a challenge where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -95,6 +95,8 @@ pub struct Score {
     pub fits: Vec<String>,
     /// What is another than expected, in words: one is enough to be another box.
     pub contradicted: Vec<String>,
+    /// Whether the box says that it has the expected endorsement key: [`points::EK`] more once it is proved.
+    pub endorsed: bool,
 }
 
 impl Match {
@@ -121,10 +123,12 @@ impl Match {
         for mac in wanted.iter().filter(|mac| facts.macs.contains(mac)) {
             score.fit(points::MAC, format!("mac {mac}"));
         }
-        if let (Some(wanted), Some(found)) = (self.ek_sha256, facts.ek_sha256)
-            && wanted != found
-        {
-            score.contradict("another endorsement key".into());
+        if let (Some(wanted), Some(found)) = (self.ek_sha256, facts.ek_sha256) {
+            if wanted == found {
+                score.endorsed = true;
+            } else {
+                score.contradict("another endorsement key".into());
+            }
         }
         score
     }
@@ -143,6 +147,11 @@ impl Score {
 
     fn contradict(&mut self, what: String) {
         self.contradicted.push(what);
+    }
+
+    /// The points once the endorsement key that the box named has answered its challenge.
+    pub fn attainable(&self) -> u32 {
+        self.points + if self.endorsed { points::EK } else { 0 }
     }
 
     /// Counts an endorsement key that answered its challenge.

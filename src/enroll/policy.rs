@@ -53,6 +53,9 @@ pub enum Endorsement {
 pub struct Policy {
     /// Boxes whose endorsement key is known and proved.
     pub auto_endorsed: bool,
+    /// A new key (a new disk, a TPM whose owner was cleared) of a box whose endorsement key was proved before: under the
+    /// name that it had.
+    pub auto_reenroll: bool,
     /// Boxes with a ticket of their own that fit their row, within the ticket's time.
     pub auto_device_ticket: bool,
     /// Boxes of a batch that fit a row.
@@ -64,7 +67,13 @@ pub struct Policy {
 impl Default for Policy {
     /// Proof of hardware, or a ticket of its own on the expected box: anything else waits for a person.
     fn default() -> Policy {
-        Policy { auto_endorsed: true, auto_device_ticket: true, auto_batch_row: false, min_score: 0 }
+        Policy {
+            auto_endorsed: true,
+            auto_reenroll: true,
+            auto_device_ticket: true,
+            auto_batch_row: false,
+            min_score: 0,
+        }
     }
 }
 

@@ -16,9 +16,6 @@ use crate::model::Epoch;
 use crate::sign::KeyId;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-/// Devices that are remembered of those that came second for a ticket: enough for a person to see what goes on, and no
-/// way to fill the disk with a stolen ticket.
-const MOST_CONTENDERS: i64 = 8;
 /// Devices that may wait for each row of a bundle without a ticket.
 const WAITING_PER_ROW: u32 = 4;
 
@@ -105,8 +102,16 @@ impl Hearing<'_> {
         if let Err(refused) = self.generation(&mut device, claim.generation)? {
             return Ok(Err(refused));
         }
+        if let (Some(found), Some(proved)) = (facts.ek_sha256, device.ek)
+            && found != proved
+            && device.state != State::Revoked
+        {
+            self.alarm(&mut device, "one key, and another TPM than the one that was proved")?;
+            return Ok(Err(held(&device)));
+        }
         device.enc = claim.enc_pub;
         device.facts = facts;
+        device.ek_cert = claim.ek_cert.clone().or(device.ek_cert);
         device.fingerprint = fingerprint.or(device.fingerprint);
         device.agent.clone_from(&claim.agent);
         device.boots = claim.boot_count;
@@ -123,10 +128,15 @@ impl Hearing<'_> {
                 }
             }
             carry(&mut device, known);
-            if let Err(refused) = self.fit(&mut device, known)? {
-                return Ok(Err(refused));
+            let fits = match self.fit(&mut device, known)? {
+                Ok(fits) => fits,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            if let Some(holder) = self.holder(&device, known)? {
+                // It was waited for the proof that it is the ticket's box.
+                return self.second(holder, device, known);
             }
-            self.judge(&mut device, known)?;
+            self.judge(&mut device, known, fits)?;
         }
         device.save(self.connection)?;
         Ok(stands(device, false))
@@ -160,10 +170,10 @@ impl Hearing<'_> {
         }
         let facts = claim.facts.clone().cleaned();
         let fingerprint = facts.fingerprint();
-        if let Some(hardware) = fingerprint
-            && let Some(refused) = self.barred("hardware", &hardware.to_string(), 403, Code::Revoked)?
-        {
-            return Ok(Err(refused));
+        for hardware in [fingerprint, facts.ek_sha256].into_iter().flatten() {
+            if let Some(refused) = self.barred("hardware", &hardware.to_string(), 403, Code::Revoked)? {
+                return Ok(Err(refused));
+            }
         }
         let mut device = Device {
             id: id.clone(),
@@ -193,68 +203,25 @@ impl Hearing<'_> {
             boots: claim.boot_count,
             first_seen: self.now,
             last_seen: self.now,
+            endorsement: Endorsement::None,
+            ek: None,
+            ek_cert: claim.ek_cert.clone(),
         };
         carry(&mut device, known);
-        if let Err(refused) = self.fit(&mut device, known)? {
-            return Ok(Err(refused));
-        }
+        let fits = match self.fit(&mut device, known)? {
+            Ok(fits) => fits,
+            Err(refused) => return Ok(Err(refused)),
+        };
         match self.bind(&id, known)? {
             Ok(()) => {}
             Err(Unbound::Full(reason)) => return Ok(Err(Refused::new(410, Code::TicketRevoked, reason))),
             Err(Unbound::Taken(holder)) => return self.second(*holder, device, known),
         }
-        self.judge(&mut device, known)?;
+        self.judge(&mut device, known, fits)?;
         let detail = format!("{}: {}", device.state.as_str(), device.reason);
         audit::note(self.connection, self.now, "device", "claim", Some(&id), &detail)?;
         device.save(self.connection)?;
         Ok(stands(device, true))
-    }
-
-    /// A second key for a ticket of one box.
-    fn second(
-        &self,
-        mut holder: Device,
-        mut device: Device,
-        known: &Known,
-    ) -> anyhow::Result<Result<Judged, Refused>> {
-        let same_box = holder.fingerprint.is_some() && holder.fingerprint == device.fingerprint;
-        let fits = device.r#ref.is_some() && device.points > 0 && device.r#ref == holder.r#ref;
-        let allowed = holder.successor && (same_box || fits);
-        // A box whose first flash failed comes again with a new key; once, and not unless the operator wants it.
-        let moved = self.settings.rebind_unacked
-            && same_box
-            && holder.acked == 0
-            && matches!(holder.state, State::Pending | State::Approved)
-            && Device::first(self.connection, "state = 'revoked' AND ticket = ?1", &device.ticket)?.is_none();
-        if allowed || moved {
-            succeed(self.connection, &mut holder, &mut device, self.now, "policy")?;
-            rebind(self.connection, &device)?;
-            device.put(State::Approved, None, format!("takes the place of {}", holder.id));
-            device.save(self.connection)?;
-            return Ok(stands(device, true));
-        }
-        let alarms: i64 = self.connection.query_row(
-            "UPDATE ticket SET alarms = alarms + 1 WHERE key = ?1 RETURNING alarms",
-            [&device.ticket],
-            |row| row.get(0),
-        )?;
-        if alarms <= MOST_CONTENDERS {
-            device.put(
-                State::Quarantined,
-                Some(Code::TicketTaken),
-                format!("another box used this ticket first: {}", holder.id),
-            );
-            self.sound(&device, "a second key for the ticket of one box")?;
-            device.save(self.connection)?;
-        } else if (alarms as u64).is_power_of_two() {
-            self.sound(&device, &format!("{alarms} keys for the ticket of one box"))?;
-        }
-        if holder.state == State::Pending || holder.state == State::Approved && holder.acked == 0 {
-            // Nobody can tell which of the two is the thief.
-            self.alarm(&mut holder, &format!("another box used the same ticket: {}", device.id))?;
-        }
-        let reason = format!("another box used the ticket {} first", ticket_name(known));
-        Ok(Err(Refused::new(409, Code::TicketTaken, reason)))
     }
 
     /// Why the bundle admits nobody any more.
@@ -280,7 +247,21 @@ impl Hearing<'_> {
         Ok(None)
     }
 
-    fn barred(&self, kind: &str, id: &str, status: u16, code: Code) -> anyhow::Result<Option<Refused>> {
+    /// Whether nobody may use `id` again.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn is_barred(&self, kind: &str, id: &str) -> anyhow::Result<bool> {
+        Ok(self.barred(kind, id, 403, Code::Revoked)?.is_some())
+    }
+
+    pub(super) fn barred(
+        &self,
+        kind: &str,
+        id: &str,
+        status: u16,
+        code: Code,
+    ) -> anyhow::Result<Option<Refused>> {
         let mut query =
             self.connection.prepare_cached("SELECT reason FROM barred WHERE kind = ?1 AND id = ?2")?;
         let reason: Option<String> = query.query_row([kind, id], |row| row.get(0)).optional()?;
@@ -288,16 +269,21 @@ impl Hearing<'_> {
     }
 
     /// Finds the bundle's row that the device fits. A bundle with rows is for no other box, so nothing is bound then.
-    fn fit(&self, device: &mut Device, known: &Known) -> anyhow::Result<Result<(), Refused>> {
+    /// Whether it fits by what is proved: a row may ask for an endorsement key that is only said so far.
+    fn fit(&self, device: &mut Device, known: &Known) -> anyhow::Result<Result<bool, Refused>> {
         match known.bootstrap.row_of(&device.facts) {
             Err(other) => Ok(Err(Refused::new(403, Code::NoMatch, other.to_string()))),
-            Ok(None) => Ok(Ok(())),
-            Ok(Some((row, score))) => {
+            Ok(None) => Ok(Ok(false)),
+            Ok(Some((row, mut score))) => {
+                if score.endorsed && device.ek.is_some() && device.ek == row.r#match.ek_sha256 {
+                    score.prove();
+                    device.endorsement = Endorsement::Known; // whoever signed the bundle knows the key
+                }
                 device.r#ref = Some(row.r#ref.clone());
                 device.labels.clone_from(&row.labels);
                 device.points = score.points;
                 device.fits = score.fits;
-                Ok(Ok(()))
+                Ok(Ok(score.points >= row.min_score))
             }
         }
     }
@@ -354,14 +340,14 @@ impl Hearing<'_> {
     }
 
     /// Asks the policy, and gives the name where it lets the device in.
-    fn judge(&self, device: &mut Device, known: &Known) -> anyhow::Result<()> {
+    fn judge(&self, device: &mut Device, known: &Known, fits: bool) -> anyhow::Result<()> {
         let ticket = known.bootstrap.ticket.as_ref();
         let window = window(self.connection, device.batch.as_deref(), self.now)?;
         let case = Case {
             mode: device.mode,
-            row_fits: device.r#ref.is_some(),
+            row_fits: fits,
             points: device.points,
-            endorsement: Endorsement::None,
+            endorsement: device.endorsement,
             barred: false, // those did not get this far
             claims: 1,     // nor did those
             window: false,
@@ -408,7 +394,12 @@ impl Hearing<'_> {
     /// What the database says.
     pub fn through_window(&self, device: &mut Device) -> anyhow::Result<bool> {
         let Some(id) = window(self.connection, device.batch.as_deref(), self.now)? else { return Ok(false) };
-        if device.state != State::Pending || record::name(self.connection, device).is_err() {
+        // One that has still to prove that it is its ticket's box has no place in any window.
+        let bound: bool = self
+            .connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM binding WHERE ticket = ?1 AND device = ?2)")?
+            .query_row([&*device.ticket, device.id.as_str()], |row| row.get(0))?;
+        if device.state != State::Pending || !bound || record::name(self.connection, device).is_err() {
             return Ok(false);
         }
         self.connection.prepare_cached("UPDATE opened SET room = room - 1 WHERE id = ?1")?.execute([id])?;
@@ -431,7 +422,7 @@ impl Hearing<'_> {
         device.save(self.connection)
     }
 
-    fn sound(&self, device: &Device, why: &str) -> anyhow::Result<()> {
+    pub(super) fn sound(&self, device: &Device, why: &str) -> anyhow::Result<()> {
         audit::note(self.connection, self.now, "device", "alarm", Some(&device.id), why)
     }
 }
@@ -471,7 +462,7 @@ fn held(device: &Device) -> Refused {
     Refused::new(409, device.code.unwrap_or(Code::Quarantined), &device.reason)
 }
 
-fn stands(device: Device, new: bool) -> Result<Judged, Refused> {
+pub(super) fn stands(device: Device, new: bool) -> Result<Judged, Refused> {
     match refusal(&device) {
         Some(refused) => Err(refused),
         None => {
@@ -496,7 +487,7 @@ fn carry(device: &mut Device, known: &Known) {
     device.profile.clone_from(&bootstrap.image.profile);
 }
 
-fn ticket_name(known: &Known) -> &str {
+pub(super) fn ticket_name(known: &Known) -> &str {
     known.bootstrap.ticket.as_ref().map_or(known.bootstrap.bundle_id.as_str(), |t| t.id.as_str())
 }
 
@@ -506,45 +497,4 @@ fn window(connection: &Connection, batch: Option<&str>, now: Epoch) -> anyhow::R
         "SELECT id FROM opened WHERE until >= ?1 AND room > 0 AND (batch IS NULL OR batch = ?2) ORDER BY id LIMIT 1",
     )?;
     Ok(query.query_row(params![now.0, batch], |row| row.get(0)).optional()?)
-}
-
-/// Puts `new` in the place of `old`: its name and its row of generations, of which the next is granted. The old key is
-/// worth nothing from then on.
-///
-/// # Errors
-/// What the database says.
-pub fn succeed(
-    connection: &Connection,
-    old: &mut Device,
-    new: &mut Device,
-    now: Epoch,
-    actor: &str,
-) -> anyhow::Result<()> {
-    old.former = old.node.take().or(old.former.take());
-    old.successor = false;
-    old.put(State::Revoked, Some(Code::Revoked), format!("replaced by {}", new.id));
-    old.save(connection)?;
-    connection.execute(
-        "INSERT INTO barred VALUES ('device', ?1, ?2, ?3) ON CONFLICT DO NOTHING",
-        params![old.id.as_str(), now.0, old.reason],
-    )?;
-    new.node.clone_from(&old.former);
-    new.r#ref = new.r#ref.take().or(old.r#ref.clone());
-    new.labels.clone_from(&old.labels);
-    new.generation = new.generation.max(old.generation);
-    audit::note(connection, now, actor, "replace", Some(&new.id), &format!("takes the place of {}", old.id))?;
-    record::name(connection, new)
-}
-
-/// Moves the one slot of `device`'s ticket to it.
-///
-/// # Errors
-/// What the database says.
-pub fn rebind(connection: &Connection, device: &Device) -> anyhow::Result<()> {
-    connection.execute(
-        "UPDATE binding SET device = ?2 WHERE ticket = ?1 AND slot = 0 \
-         AND (SELECT slots FROM ticket WHERE key = ?1) = 1",
-        params![device.ticket, device.id.as_str()],
-    )?;
-    Ok(())
 }

@@ -8,6 +8,7 @@
 //!   tls.key tls.crt    self-signed; devices know its key by its digest
 //!   nonce.key          behind the nonces
 //!   operator.token     for the page and its API
+//!   tpm-roots/*.pem    authorities of makers whose TPMs are believed
 //!   settings.json      what is let in by itself; defaults where missing
 //!   grants/            files for devices, see [`crate::fleet::granting::Files`]
 //!   fleet.db           SQLite, with its write-ahead log beside it
@@ -17,6 +18,7 @@
 use crate::enroll::bootstrap::Trust;
 use crate::enroll::issue::Description;
 use crate::fleet::granting::Files;
+use crate::fleet::makers::Makers;
 use crate::fleet::{Identity, Service, Settings, Store};
 use crate::host::fs;
 use crate::model::Digest;
@@ -62,7 +64,7 @@ impl Home {
             "`{name}` is no fleet's name: letters, digits, `-`, `.` and `_`"
         );
         fs::make_private_dir(dir).with_context(|| format!("making {}", dir.display()))?;
-        for sub in ["trust", "grants/all"] {
+        for sub in ["trust", "grants/all", "tpm-roots"] {
             fs::make_private_dir(&home.path(sub))?;
         }
         let grant_key = PrivateKey::generate()?;
@@ -204,7 +206,8 @@ impl Home {
             nonce_secret: <[u8; 32]>::try_from(&secret[..]).context("reading nonce.key: not 32 bytes")?,
         };
         let source = Box::new(Files { dir: self.path("grants") });
-        Service::new(identity, self.settings()?, Arc::new(self.store()?), source)
+        let makers = Makers::load(&self.path("tpm-roots"))?;
+        Ok(Service::new(identity, self.settings()?, Arc::new(self.store()?), source)?.with_makers(makers))
     }
 
     /// The operator's token.

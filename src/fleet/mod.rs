@@ -12,11 +12,14 @@
 //! | operators | an order, or a question → the database | [`operator`] |
 //! | the directory | keys, certificate, settings, grants' files | [`home`] |
 //! | sockets | TLS and HTTP around the service; the page; counts | [`server`], [`http`], [`page`], [`metrics`] |
+//! | a second key | for the place of one box → who has it | [`succession`] |
+//! | TPMs | a challenge that one TPM alone can answer, makers that are trusted | [`attest`], [`makers`] |
 //! | audit | what happened, as a table and a file | [`audit`] |
 //!
 //! Each request is at most one transaction. An endpoint that dies has done it or has not; devices repeat themselves, and
 //! every call is idempotent.
 
+pub mod attest;
 pub mod audit;
 pub mod claim;
 pub mod exchange;
@@ -24,6 +27,7 @@ pub mod granting;
 pub mod home;
 pub mod http;
 pub mod limit;
+pub mod makers;
 pub mod metrics;
 pub mod nonce;
 pub mod offline;
@@ -33,6 +37,7 @@ pub mod record;
 pub mod server;
 pub mod service;
 pub mod store;
+pub mod succession;
 
 pub use exchange::{Request, Response};
 pub use granting::GrantSource;

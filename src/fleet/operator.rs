@@ -9,8 +9,8 @@ use crate::enroll::code::Code;
 use crate::enroll::identity::words;
 use crate::fleet::Store;
 use crate::fleet::audit::{self, Entry};
-use crate::fleet::claim::{rebind, succeed};
 use crate::fleet::record::{self, Device};
+use crate::fleet::succession::{rebind, succeed};
 use crate::model::Epoch;
 use anyhow::{Context as _, bail, ensure};
 use rusqlite::{Connection, params};
@@ -155,7 +155,7 @@ fn revoke(
     let mut device = find(connection, id)?;
     let reason = said(reason, "revoked by an operator");
     bar(connection, "device", id.as_str(), &reason, now)?;
-    if let Some(hardware) = device.fingerprint {
+    for hardware in [device.fingerprint, device.ek].into_iter().flatten() {
         bar(connection, "hardware", &hardware.to_string(), &reason, now)?;
     }
     device.successor = false;

@@ -6,6 +6,7 @@ use crate::enroll::claim::{Standing, State};
 use crate::enroll::code::Code;
 use crate::enroll::evidence::Facts;
 use crate::enroll::grant::SealingKey;
+use crate::enroll::policy::Endorsement;
 use crate::model::{Digest, Epoch};
 use crate::sign::PublicKey;
 use anyhow::Context as _;
@@ -74,10 +75,18 @@ pub struct Device {
     pub first_seen: Epoch,
     /// Its newest signed request.
     pub last_seen: Epoch,
+    /// What its TPM proved.
+    pub endorsement: Endorsement,
+    /// SHA-256 of the endorsement key that answered its challenge.
+    pub ek: Option<Digest>,
+    /// The certificate of an endorsement key that its claim brought, DER in base64; verified when the key is proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ek_cert: Option<String>,
 }
 
 const COLUMNS: &str = "id, key, enc, state, code, reason, ticket, bundle, serial, mode, batch, profile, ref, points, fits, \
-     facts, labels, fingerprint, node, former, generation, acked, successor, agent, boots, first_seen, last_seen";
+     facts, labels, fingerprint, node, former, generation, acked, successor, agent, boots, first_seen, last_seen, \
+     endorsement, ek, ek_cert";
 
 impl Device {
     /// The device `id`, where there is one.
@@ -144,6 +153,9 @@ impl Device {
             boots: number("boots")?,
             first_seen: Epoch(row.get("first_seen")?),
             last_seen: Epoch(row.get("last_seen")?),
+            endorsement: word(row.get("endorsement")?)?,
+            ek: row.get::<_, Option<String>>("ek")?.map(word).transpose()?,
+            ek_cert: row.get("ek_cert")?,
         })
     }
 
@@ -157,12 +169,13 @@ impl Device {
             .prepare_cached(
                 "INSERT INTO device VALUES (:id, :key, :enc, :state, :code, :reason, :ticket, :bundle, :serial, :mode, \
                  :batch, :profile, :ref, :points, :fits, :facts, :labels, :fingerprint, :node, :former, :generation, \
-                 :acked, :successor, :agent, :boots, :first_seen, :last_seen) \
+                 :acked, :successor, :agent, :boots, :first_seen, :last_seen, :endorsement, :ek, :ek_cert) \
                  ON CONFLICT (id) DO UPDATE SET enc = :enc, state = :state, code = :code, reason = :reason, \
                  ticket = :ticket, bundle = :bundle, serial = :serial, mode = :mode, batch = :batch, \
                  profile = :profile, ref = :ref, points = :points, fits = :fits, facts = :facts, labels = :labels, \
                  fingerprint = :fingerprint, node = :node, former = :former, generation = :generation, \
-                 acked = :acked, successor = :successor, agent = :agent, boots = :boots, last_seen = :last_seen",
+                 acked = :acked, successor = :successor, agent = :agent, boots = :boots, last_seen = :last_seen, \
+                 endorsement = :endorsement, ek = :ek, ek_cert = :ek_cert",
             )?
             .execute(named_params! {
                 ":id": self.id.as_str(),
@@ -192,6 +205,9 @@ impl Device {
                 ":boots": number(self.boots),
                 ":first_seen": self.first_seen.0,
                 ":last_seen": self.last_seen.0,
+                ":endorsement": spelled(&self.endorsement)?,
+                ":ek": self.ek.map(|d| d.to_string()),
+                ":ek_cert": self.ek_cert,
             })?;
         Ok(())
     }

@@ -15,10 +15,12 @@ use crate::enroll::grant::Material;
 use crate::enroll::policy::Policy;
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::Store;
+use crate::fleet::attest::{Challenges, MAX_CERTIFICATE};
 use crate::fleet::claim::{Hearing, Judged, Known, refusal};
 use crate::fleet::exchange::{Begun, Next, Refused, Reply, Request, Response, Stop};
 use crate::fleet::granting::GrantSource;
 use crate::fleet::limit::{self, Limiter, Rate};
+use crate::fleet::makers::Makers;
 use crate::fleet::nonce::Nonces;
 use crate::fleet::record::{Device, MOST};
 use crate::model::{Digest, Epoch};
@@ -79,13 +81,15 @@ pub struct Identity {
 /// The fleet's side of the protocol.
 pub struct Service {
     identity: Identity,
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     nonces: Nonces,
     store: Arc<Store>,
     source: Box<dyn GrantSource>,
     limiter: Limiter,
     bundles: Mutex<HashMap<Digest, Arc<Known>>>,
     grant_key: Arc<PrivateKey>,
+    pub(super) challenges: Challenges,
+    pub(super) makers: Makers,
 }
 
 /// Whose standing somebody changed, of this process or another.
@@ -111,6 +115,7 @@ impl Service {
         source: Box<dyn GrantSource>,
     ) -> anyhow::Result<Service> {
         let nonces = Nonces::new(&identity.nonce_secret);
+        let challenges = Challenges::new(&identity.nonce_secret);
         let grant_key = Arc::new(PrivateKey::from_seed(&identity.grant_key.to_seed())?);
         Ok(Service {
             identity,
@@ -121,7 +126,14 @@ impl Service {
             limiter: Limiter::default(),
             bundles: Mutex::default(),
             grant_key,
+            challenges,
+            makers: Makers::default(),
         })
+    }
+
+    /// With the makers of TPMs whose certificates are believed; none otherwise.
+    pub fn with_makers(self, makers: Makers) -> Service {
+        Service { makers, ..self }
     }
 
     /// The database.
@@ -254,6 +266,7 @@ impl Service {
                 };
                 match (method, call) {
                     ("GET", "") => self.standing(&id, request, now),
+                    ("POST", "attest") => self.attest(&id, request, now),
                     ("POST", "grant") => self.grant(&id, request, now),
                     ("POST", "ack") => self.ack(&id, request, now),
                     ("POST", "events") => self.events(&id, request, now),
@@ -400,13 +413,13 @@ impl Service {
         })))
     }
 
-    /// A request that the device itself signed, and that its bucket has room for.
-    fn of_device<T: DeserializeOwned>(
+    /// A request that the device itself signed, and that its bucket has room for; and what is known of the device.
+    pub(super) fn of_device<T: DeserializeOwned>(
         &self,
         id: &DeviceId,
         request: &Request,
         now: Epoch,
-    ) -> Result<T, Stop> {
+    ) -> Result<(T, Device), Stop> {
         let (value, signers) = self.open::<T>(request, now)?;
         let device = self.store.read(|c| Device::load(c, id))?;
         let Some(device) = device else {
@@ -421,11 +434,11 @@ impl Service {
         self.limiter
             .take(id.as_str(), limit::DEVICE, now)
             .map_err(|wait| Refused::later(429, "too many requests of this device", wait))?;
-        Ok(value)
+        Ok((value, device))
     }
 
     fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
-        let wanted: GrantRequest = self.of_device(id, request, now)?;
+        let (wanted, _) = self.of_device::<GrantRequest>(id, request, now)?;
         let material = self.material(id, &wanted)?;
         let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
         Ok(Next::Write(Box::new(move |connection| {
@@ -459,7 +472,7 @@ impl Service {
     }
 
     fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
-        let ack: Ack = self.of_device(id, request, now)?;
+        let (ack, _) = self.of_device::<Ack>(id, request, now)?;
         numbers(&[ack.generation])?;
         let (settings, id) = (self.settings.clone(), id.clone());
         Ok(Next::Write(Box::new(move |connection| {
@@ -471,7 +484,7 @@ impl Service {
     }
 
     fn events(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
-        let Events { events } = self.of_device(id, request, now)?;
+        let (Events { events }, _) = self.of_device(id, request, now)?;
         if events.len() > MAX_EVENTS {
             return Err(Refused::without_code(422, format!("{} events at once", events.len())).into());
         }
@@ -561,6 +574,9 @@ fn numbers(numbers: &[u64]) -> Result<(), Refused> {
 /// What types cannot say of a claim.
 fn sensible(claim: &Claim) -> Result<(), Refused> {
     numbers(&[claim.boot_count, claim.generation])?;
+    if claim.ek_cert.as_ref().is_some_and(|c| c.len() > MAX_CERTIFICATE) {
+        return Err(Refused::without_code(422, "an endorsement certificate longer than a TPM keeps"));
+    }
     if claim.agent.len() > 64 || claim.facts.macs.len() > 256 {
         return Err(Refused::without_code(422, "a claim with more in it than a box has"));
     }

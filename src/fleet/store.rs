@@ -5,15 +5,14 @@
 //! sync of the disk serves as many claims as came while the last one ran.
 
 use anyhow::{Context as _, anyhow};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-/// The version of [`SCHEMA`], kept in `user_version`.
-const VERSION: i64 = 1;
-const SCHEMA: &str = include_str!("schema.sql");
+/// What makes each version of the database of the one before; the version is their count, kept in `user_version`.
+const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("schema-2.sql")];
 /// How long another process (an operator's command) may keep the database to itself.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -58,14 +57,7 @@ impl Store {
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.set_prepared_statement_cache_capacity(64);
-        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match version {
-            0 => connection
-                .execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"))
-                .context("making the database's tables")?,
-            VERSION => {}
-            other => anyhow::bail!("the database has version {other}, and this forge knows {VERSION}"),
-        }
+        migrate(&connection)?;
         Ok(Store {
             gathered: Mutex::default(),
             writer: Mutex::new(connection),
@@ -208,6 +200,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Brings the database to this version, in one transaction. The version is read inside it: an operator's command may have
+/// opened the same database a moment ago.
+fn migrate(connection: &Connection) -> anyhow::Result<()> {
+    let version = || connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let missing = |version: i64| usize::try_from(version).ok().and_then(|done| STEPS.get(done..));
+    let of_later =
+        |version| anyhow!("the database has version {version}, and this forge knows {}", STEPS.len());
+    let found = version()?;
+    if missing(found).ok_or_else(|| of_later(found))?.is_empty() {
+        return Ok(());
+    }
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let found = version()?;
+    for step in missing(found).ok_or_else(|| of_later(found))? {
+        transaction.execute_batch(step).context("making the database's tables")?;
+    }
+    transaction.pragma_update(None, "user_version", STEPS.len() as i64)?;
+    transaction.commit().context("making the database's tables")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +264,20 @@ mod tests {
         for file in ["fleet.db", "copy.db"] {
             assert_eq!(count(&Store::open(&dir.path().join(file)).unwrap()), 200, "{file}");
         }
+    }
+
+    #[test]
+    fn a_database_of_the_version_before_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fleet.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&format!("{} PRAGMA user_version = 1;", STEPS[0])).unwrap();
+        note(&old, "kept").unwrap();
+        drop(old);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(count(&store), 1);
+        let of = "SELECT count(ek) FROM device";
+        assert_eq!(store.read(|c| Ok(c.query_row(of, [], |r| r.get::<_, i64>(0))?)).unwrap(), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::cancel::Cancel;
 use crate::error::{self, Kind, Mark as _};
 use crate::model::Digest;
 use anyhow::{Context as _, anyhow};
+use reqwest::redirect::Policy;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
@@ -46,6 +47,20 @@ pub const CONNECTIONS: usize = 8;
 
 /// Redirects followed before it is called a loop; what browsers and curl allow is 20 to 50, mirrors need two.
 const REDIRECTS: usize = 10;
+
+/// Redirects are followed so many times, and never out of TLS: what is not signed, such as a release's sums, came over it.
+fn redirects() -> Policy {
+    Policy::custom(|attempt| match attempt.previous().last() {
+        Some(from) if is_downgrade(from, attempt.url()) => {
+            attempt.error("the redirect leaves TLS, which is not followed")
+        }
+        _ => Policy::limited(REDIRECTS).redirect(attempt),
+    })
+}
+
+fn is_downgrade(from: &reqwest::Url, to: &reqwest::Url) -> bool {
+    from.scheme() == "https" && to.scheme() != "https"
+}
 
 /// What a download must turn out to be.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +106,7 @@ impl Client {
             .user_agent(concat!("forge/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(patience.connect)
             .read_timeout(patience.read)
-            .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
+            .redirect(redirects())
             .pool_max_idle_per_host(CONNECTIONS)
             .build()
             .context("setting up TLS")?;

@@ -41,6 +41,7 @@ pub fn all(cache_dir: &Path) -> Vec<Finding> {
             remedy: Need::Build,
         },
         Finding { what: "disk", state: disk(cache_dir), remedy: Need::Build },
+        Finding { what: "other architectures", state: other_architectures(), remedy: Need::Comfort },
         Finding { what: "hardware acceleration", state: acceleration(), remedy: Need::Comfort },
     ]
 }
@@ -120,6 +121,26 @@ fn disk(cache_dir: &Path) -> Result<String, (String, String)> {
     }
 }
 
+/// Linux 6.7 is the first that has a table of emulators for each user namespace (`host::emulation`).
+fn other_architectures() -> Result<String, (String, String)> {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let kernel = format!("Linux {release}");
+    if !is_since_6_7(&release) {
+        let mend = "install qemu-user-binfmt for packages of another architecture, or run a kernel since 6.7";
+        return Err((format!("{kernel} has no emulators inside a sandbox"), mend.into()));
+    }
+    match read("/proc/filesystems").is_some_and(|known| known.contains("binfmt_misc")) {
+        true => Ok(format!("{kernel} runs them emulated")),
+        false => Err(("the module binfmt_misc is not loaded".into(), "sudo modprobe binfmt_misc".into())),
+    }
+}
+
+fn is_since_6_7(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(7))
+}
+
 fn acceleration() -> Result<String, (String, String)> {
     let open = rustix::fs::open(
         "/dev/kvm",
@@ -133,5 +154,16 @@ fn acceleration() -> Result<String, (String, String)> {
             "`forge run` emulates instead, which takes a minute or two; to accelerate it join the group kvm"
                 .into(),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_told_apart_by_number() {
+        assert!(is_since_6_7("6.7.0") && is_since_6_7("6.12.117+deb13-amd64") && is_since_6_7("7.0-rc1"));
+        assert!(!is_since_6_7("6.1.0-40-amd64") && !is_since_6_7("5.15.0") && !is_since_6_7("odd"));
     }
 }

@@ -316,6 +316,10 @@ fn lock(path: &Path, name: &str) -> anyhow::Result<Inspected> {
             size: image.layers.iter().map(|l| Bytes(l.size)).sum(),
         });
     }
+    for file in &lock.releases {
+        let path = format!("{}/{}/{}", file.product, file.version, file.file);
+        found.files.push(ReleaseFile { path, size: file.size, digest: file.digest });
+    }
     for file in &lock.files {
         let (path, size, digest) = (file.path.clone(), file.size, file.digest);
         found.files.push(ReleaseFile { path, size, digest });

@@ -54,6 +54,12 @@ pub struct Enroll {
     pub trust: BTreeMap<String, Content>,
 }
 
+/// Debian packages that joining a fleet takes, by names that every suite has: systemd-creds(1) opens these libraries where
+/// the box has a TPM, to which the device's key is then sealed.
+pub fn enrolling_packages() -> &'static [&'static str] {
+    &["libtss2-esys-3.0.2-0", "libtss2-rc0"]
+}
+
 /// A file of the site's.
 #[derive(Clone, Debug)]
 pub struct SiteFile {

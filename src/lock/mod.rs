@@ -13,6 +13,7 @@ pub use resolve::{Moves, resolve};
 use crate::debian::archive::ListInfo;
 use crate::model::{Arch, Bytes, Digest, Epoch};
 use crate::source::oci::PinnedImage;
+use crate::source::release::{PinnedFile, Wanted};
 use serde::{Deserialize, Serialize};
 
 /// The version of the lock's format; older ones are read for ever.
@@ -38,6 +39,9 @@ pub struct Lock {
     /// Container images from registries, sorted by reference and architecture.
     #[serde(default, rename = "image")]
     pub images: Vec<PinnedImage>,
+    /// Files of upstream releases, sorted. A lock without any is written as before there were releases.
+    #[serde(default, rename = "release", skip_serializing_if = "Vec::is_empty")]
+    pub releases: Vec<PinnedFile>,
     /// Files beside the profile, sorted by path.
     #[serde(default, rename = "file")]
     pub files: Vec<LockedFile>,
@@ -130,6 +134,8 @@ pub struct Demand {
     pub sets: Vec<PackageSet>,
     /// Images as reference and architecture.
     pub images: Vec<(String, Arch)>,
+    /// What is asked of upstream releases.
+    pub releases: Vec<Wanted>,
     /// Files as they are now.
     pub files: Vec<LockedFile>,
 }
@@ -196,6 +202,19 @@ impl Lock {
                     "image {} for {} is locked and no longer asked for",
                     image.reference, image.arch
                 ));
+            }
+        }
+        for wanted in &demand.releases {
+            for file in &wanted.files {
+                if !self.releases.iter().any(|r| r.answers(wanted, file)) {
+                    let Wanted { product, version, arch, .. } = wanted;
+                    reasons.push(format!("{file} of {product} {version} for {arch} is not locked"));
+                }
+            }
+        }
+        for file in &self.releases {
+            if !demand.releases.iter().any(|w| w.files.iter().any(|f| file.answers(w, f))) {
+                reasons.push(format!("{file} for {} is locked and no longer asked for", file.arch));
             }
         }
         let files_only = reasons.is_empty();

@@ -11,6 +11,7 @@ use crate::host::http::Client;
 use crate::model::{Arch, Bytes, Epoch};
 use crate::source::blobs::Blobs;
 use crate::source::oci;
+use crate::source::release::{self, PinnedFile, Place, Wanted};
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +27,8 @@ pub struct Env<'a> {
     pub blobs: &'a Blobs,
     /// Mirrors by base (`debian:trixie`), where the profile or the user names one; else this machine's apt is asked.
     pub mirrors: &'a BTreeMap<String, String>,
+    /// Where releases are, by architecture, if not at upstream's own place.
+    pub places: &'a BTreeMap<Arch, Place>,
     /// The lock that is replaced, where there is one: no archive may be older than it recorded.
     pub before: Option<&'a Lock>,
     /// The time that signatures have to hold at.
@@ -63,6 +66,7 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
         sets: demand.sets.clone(),
         packages: vec![],
         images: vec![],
+        releases: vec![],
         files: demand.files.clone(),
     };
     let mut by_base: BTreeMap<(&str, Arch), Vec<&PackageSet>> = BTreeMap::new();
@@ -97,11 +101,39 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
         };
         lock.images.push(pinned);
     }
+    for wanted in &demand.releases {
+        env.cancel.check()?;
+        lock.releases.extend(released(wanted, keep, env)?);
+    }
     lock.archives.sort_by(|a, b| (&a.suite, &a.inrelease).cmp(&(&b.suite, &b.inrelease)));
     lock.archives = merge(lock.archives);
     lock.epoch = lock.archives.iter().map(|a| a.date).max().unwrap_or(Epoch(0));
     lock.normalise()?;
     Ok(lock)
+}
+
+/// A release is pinned once: its version names it for ever, so one that came to hold other bytes is not taken.
+fn released(wanted: &Wanted, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::Result<Vec<PinnedFile>> {
+    let Wanted { product, version, arch, files } = wanted;
+    let of = |lock: &Lock| -> Vec<PinnedFile> {
+        let answer = |file| lock.releases.iter().find(|r| r.answers(wanted, file)).cloned();
+        files.iter().filter_map(|file| answer(file)).collect()
+    };
+    if let Some(kept) = keep.map(of).filter(|kept| kept.len() == files.len()) {
+        return Ok(kept);
+    }
+    let place = env.places.get(arch).cloned().unwrap_or_else(|| Place::upstream(*product));
+    let pinned = release::pin(wanted, &place, env.client, env.blobs, env.cancel)
+        .with_context(|| format!("pinning {product} {version} for {arch}"))?;
+    let known = env.before.map(of).unwrap_or_default();
+    let changed =
+        pinned.iter().find(|now| known.iter().any(|old| old.file == now.file && old.digest != now.digest));
+    match changed {
+        Some(file) => Err(anyhow!("{file} for {arch} is another than the one that is locked"))
+            .kind(Kind::Verify)
+            .hint("a version's files do not change; if this was meant, remove the lock and make it anew"),
+        None => Ok(pinned),
+    }
 }
 
 /// Several architectures read one suite: their lists belong to one signed file.

@@ -5,6 +5,7 @@ use crate::debian::archive::ListInfo;
 use crate::error::{self, Kind};
 use crate::model::Digest;
 use crate::source::oci::PinnedBlob;
+use crate::source::release::PinnedFile;
 use anyhow::{Context as _, anyhow, bail};
 use std::fmt::Write as _;
 
@@ -78,6 +79,19 @@ impl Lock {
                 layers.join(", ")
             )
         });
+        if !self.releases.is_empty() {
+            array(&mut out, "release", &self.releases, |r: &PinnedFile| {
+                format!(
+                    "product = \"{}\", version = {}, arch = \"{}\", file = {}, size = {}, digest = \"{}\"",
+                    r.product,
+                    quoted(&r.version),
+                    r.arch,
+                    quoted(&r.file),
+                    r.size.0,
+                    r.digest
+                )
+            });
+        }
         array(&mut out, "file", &self.files, |f| {
             format!("path = {}, size = {}, digest = \"{}\"", quoted(&f.path), f.size.0, f.digest)
         });
@@ -162,6 +176,8 @@ impl Lock {
         }
         self.packages = folded;
         self.images.sort_by(|a, b| (&a.reference, a.arch).cmp(&(&b.reference, b.arch)));
+        self.releases.sort();
+        self.releases.dedup();
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
         self.files.dedup();
         Ok(())
@@ -198,6 +214,7 @@ fn quoted(s: &str) -> String {
 mod tests {
     use super::super::*;
     use crate::error::{self, Kind};
+    use crate::source::release::{Product, Wanted};
 
     fn package(name: &str, sets: &[&str]) -> LockedPackage {
         LockedPackage {
@@ -242,6 +259,14 @@ mod tests {
                 package("adduser", &["os"]),
             ],
             images: vec![],
+            releases: vec![PinnedFile {
+                product: Product::K3s,
+                version: "v1.34.2+k3s1".into(),
+                arch: Arch::Amd64,
+                file: "k3s".into(),
+                size: Bytes(7),
+                digest: Digest::of("k3s"),
+            }],
             files: vec![LockedFile {
                 path: "workloads/x.yaml".into(),
                 size: Bytes(3),
@@ -258,6 +283,13 @@ mod tests {
         assert_eq!(Lock::from_text(&lock.to_text()).unwrap(), lock);
         assert_eq!(lock.packages.len(), 2);
         assert_eq!(lock.packages[1].sets, ["container/web", "os"]);
+    }
+
+    #[test]
+    fn a_lock_from_before_there_were_releases_is_read_and_kept() {
+        let lock = Lock { releases: vec![], ..sample() };
+        assert!(!lock.to_text().contains("\nrelease = ["));
+        assert_eq!(Lock::from_text(&lock.to_text()).unwrap(), lock);
     }
 
     #[test]
@@ -278,7 +310,18 @@ mod tests {
     #[test]
     fn staleness_tells_its_reason() {
         let lock = sample();
-        let mut demand = Demand { sets: lock.sets.clone(), images: vec![], files: lock.files.clone() };
+        let asked = |version: &str| Wanted {
+            product: Product::K3s,
+            version: version.into(),
+            arch: Arch::Amd64,
+            files: vec!["k3s".into()],
+        };
+        let mut demand = Demand {
+            sets: lock.sets.clone(),
+            images: vec![],
+            releases: vec![asked("v1.34.2+k3s1")],
+            files: lock.files.clone(),
+        };
         assert_eq!(lock.check(&demand), Freshness::Fresh);
         demand.files[0].digest = Digest::of("y");
         assert_eq!(
@@ -288,6 +331,10 @@ mod tests {
         demand.sets[1].request = vec!["curl".into(), "nginx".into()];
         let Freshness::Stale { reasons, files_only } = lock.check(&demand) else { panic!() };
         assert!(!files_only && reasons[0].contains("+curl"), "{reasons:?}");
+        demand.releases = vec![asked("v1.35.0+k3s1")];
+        let Freshness::Stale { reasons, .. } = lock.check(&demand) else { panic!() };
+        assert_eq!(reasons[1], "k3s of k3s v1.35.0+k3s1 for amd64 is not locked");
+        assert_eq!(reasons[2], "k3s of k3s v1.34.2+k3s1 for amd64 is locked and no longer asked for");
     }
 
     #[test]

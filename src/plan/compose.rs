@@ -1,15 +1,19 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
+use super::distribution;
 use super::*;
 use crate::boot::{self, slot::Volume};
 use crate::disk::format::Format;
-use crate::layer::kubernetes::podman;
+use crate::layer::kubernetes::{cluster, podman};
+use crate::layer::site;
 use crate::layer::workload::manifest;
 use crate::layer::workload::name::ImageName;
 use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
 use crate::model::Bytes;
 use crate::oci::layer::Codec;
-use crate::profile::{self, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Profile};
+use crate::profile::{
+    self, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Origin, Profile,
+};
 use crate::tree::Content;
 use std::collections::BTreeSet;
 
@@ -88,14 +92,18 @@ pub fn demand(
         };
         let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
         os.extend(boot::implied_packages(arch, &os).into_iter().map(String::from).collect::<Vec<_>>());
+        if profile.enroll.mode != EnrollMode::None {
+            os.extend(site::enrolling_packages().iter().map(|p| p.to_string()));
+        }
         match wanted.kubernetes.distribution {
             Distribution::None => {}
             Distribution::Podman => {
                 os.extend(podman::implied_packages().iter().map(|p| p.to_string()));
                 demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
             }
-            other => {
-                return Err(not_built("kubernetes.distribution", format!("{other:?}").to_lowercase(), arch));
+            Distribution::K3s | Distribution::Rke2 => {
+                os.extend(cluster::PACKAGES.iter().map(|p| p.to_string()));
+                demand.releases.extend(distribution::release(arch, wanted));
             }
         }
         demand.sets.push(set(OS_SET.into(), os));
@@ -137,7 +145,10 @@ fn images(
             manifests,
         });
     }
-    let faults = podman::check(&workloads);
+    let faults = match wanted.kubernetes.distribution {
+        Distribution::Podman => podman::check(&workloads),
+        _ => vec![],
+    };
     if !faults.is_empty() {
         return Err(PlanError::Manifests(told(&faults)));
     }
@@ -231,6 +242,10 @@ impl Composer<'_> {
                 self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Podman { images: payload.is_some() })),
             ));
         }
+        if let Some(cluster) = distribution::cluster(self.profile, self.lock, arch, wanted)? {
+            let runtime = self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Cluster(cluster)));
+            layers.push((LayerName::Kubernetes, runtime));
+        }
         let site = self.site(arch, wanted, &os)?;
         layers.push((LayerName::Site, site));
 
@@ -313,9 +328,18 @@ impl Composer<'_> {
     /// The part of the resolved profile that the root partition is made from. Workloads are left out: they change
     /// nightly, and must not rewrite the operating system.
     fn root_profile(&self, wanted: &ArchProfile) -> String {
-        let ArchProfile { board, kubernetes, agent, .. } = wanted;
-        let os = profile::Os { mirror: None, ..wanted.os.clone() }; // where packages are from decides no byte
-        serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() }).to_string()
+        let ArchProfile { board, agent, .. } = wanted;
+        // Where packages and releases are from decides no byte.
+        let os = profile::Os { mirror: None, ..wanted.os.clone() };
+        let kubernetes = profile::Kubernetes { source: Origin::Release, ..wanted.kubernetes.clone() };
+        let mut root = serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() });
+        // A key that came later is there where it says something: what was built before keeps its bytes.
+        if kubernetes.registries.is_empty()
+            && let Some(table) = root["kubernetes"].as_object_mut()
+        {
+            table.remove("registries");
+        }
+        root.to_string()
     }
 
     fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {
@@ -360,6 +384,7 @@ impl Composer<'_> {
                 manifests,
             });
         }
+        let runner = if distribution::product(wanted).is_some() { Runner::Cluster } else { Runner::Podman };
         let images = self.lock.images.iter().filter(|i| i.arch == arch).cloned().collect();
         let pause = self
             .lock
@@ -369,7 +394,7 @@ impl Composer<'_> {
         Ok(Some(self.step(
             arch,
             "payload",
-            Recipe::Payload(Payload { arch, pause, containers, images, workloads }),
+            Recipe::Payload(Payload { arch, runner, pause, containers, images, workloads }),
         )))
     }
 

@@ -4,6 +4,7 @@
 //! steps. Composed without touching clock, files, environment or network; equal profiles and locks give equal plans.
 
 mod compose;
+mod distribution;
 mod recipe;
 
 pub use compose::{PlanError, compose, demand};

@@ -3,9 +3,11 @@
 use super::StepId;
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
+use crate::layer::kubernetes::cluster::{Role, Start};
 use crate::model::{Arch, Digest, Epoch, SiteName};
 use crate::oci::layer::Codec;
 use crate::source::oci::PinnedImage;
+use crate::source::release::Product;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -148,6 +150,53 @@ pub enum Runtime {
         /// Whether a payload with container images comes with it.
         images: bool,
     },
+    /// A distribution from its upstream release.
+    Cluster(Cluster),
+}
+
+/// A Kubernetes distribution from its upstream release.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Cluster {
+    /// Which one.
+    pub product: Product,
+    /// Its version.
+    pub version: String,
+    /// For which architecture.
+    pub arch: Arch,
+    /// The machine's part in its cluster.
+    pub role: Role,
+    /// What it waits for.
+    pub start: Start,
+    /// The release's file with the program.
+    pub program: Digest,
+    /// The release's archive of container images, where it is carried along.
+    pub images: Option<Digest>,
+    /// The node's name, where no grant says another.
+    pub node_name: String,
+    /// The node's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The profile's own configuration, passed through.
+    pub config: BTreeMap<String, serde_json::Value>,
+    /// Registries and their mirrors, passed through.
+    pub registries: BTreeMap<String, serde_json::Value>,
+}
+
+/// What runs the workloads of a payload, which decides its form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runner {
+    /// Podman: an image store, and units.
+    Podman,
+    /// A Kubernetes distribution: an archive of images, and manifests to deploy.
+    Cluster,
+}
+
+impl Runner {
+    /// Whether it is the one that payloads were for before there were others: their keys say nothing of it.
+    fn is_podman(&self) -> bool {
+        *self == Runner::Podman
+    }
 }
 
 /// The payload partition.
@@ -156,6 +205,9 @@ pub enum Runtime {
 pub struct Payload {
     /// For which architecture.
     pub arch: Arch,
+    /// What runs it.
+    #[serde(skip_serializing_if = "Runner::is_podman")]
+    pub runner: Runner,
     /// The package with the program that holds a pod's namespaces, where the runtime takes that from an image.
     pub pause: Option<Package>,
     /// Containers made from packages.

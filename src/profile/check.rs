@@ -1,5 +1,7 @@
 //! What spans more than one key: what needs something, what excludes something, what would never work.
 
+mod cluster;
+
 use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
 use super::secret;
@@ -181,34 +183,12 @@ impl<'c> Check<'c, '_> {
                 let choice = format!("distribution `{distribution}`");
                 self.pointless(
                     "kubernetes",
-                    &["version", "role", "source", "airgap-images", "config"],
+                    &["version", "role", "source", "airgap-images", "config", "registries"],
                     &choice,
                     place,
                 );
             }
-            "k3s" | "rke2" => {
-                let (mark, example) = if distribution == "k3s" {
-                    ("+k3s", "\"v1.34.2+k3s1\"")
-                } else {
-                    ("+rke2r", "\"v1.34.2+rke2r1\"")
-                };
-                self.needed(
-                    "kubernetes",
-                    &[("version", example)],
-                    &format!("distribution `{distribution}`"),
-                    place,
-                );
-                if let Some(version) = self.root.at(&["kubernetes", "version"])
-                    && version.text().is_some_and(|text| !text.contains(mark))
-                {
-                    let fault = Fault::new(
-                        version.place,
-                        format!("this is not a version of {distribution}"),
-                        format!("{distribution}'s versions end in `{mark}` and a number, such as {example}"),
-                    );
-                    self.fault(fault);
-                }
-            }
+            "k3s" | "rke2" => self.cluster(distribution, place),
             _ => {}
         }
         let autonomous = self.root.at(&["site", "autonomous"]);
@@ -343,7 +323,8 @@ impl<'c> Check<'c, '_> {
 
     /// Searches what is typed in the profile and goes into the image. Files are searched when they are read.
     fn secrets(&mut self) {
-        for path in [&["os"][..], &["kubernetes", "config"], &["agent", "config"], &["container"]] {
+        let config = ["kubernetes", "agent"].map(|table| [table, "config"]);
+        for path in [&["os"][..], &config[0], &["kubernetes", "registries"], &config[1], &["container"]] {
             if let Some(node) = self.root.at(path) {
                 self.secret(node);
             }

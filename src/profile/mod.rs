@@ -128,14 +128,17 @@ impl Profile {
     }
 
     /// The digest of everything in the profile that decides bytes: what each architecture is made of and the content
-    /// of the files embedded in it, not which mirror serves it, which key signs it or where it is pushed to. Those are
+    /// of the files embedded in it, not which mirror or place serves it, which key signs it or where it is pushed to. Those are
     /// just the values that may come from the environment.
     pub fn checksum(&self) -> Digest {
         let mut profile = self.clone();
         profile.sign = None;
         profile.publish = None;
         profile.enroll = self.enroll.in_image();
-        profile.arch.values_mut().for_each(|arch| arch.os.mirror = None);
+        for arch in profile.arch.values_mut() {
+            arch.os.mirror = None;
+            arch.kubernetes.source = Origin::Release;
+        }
 
         Digest::of(serde_json::to_vec(&profile).expect("a profile holds nothing that JSON cannot"))
     }

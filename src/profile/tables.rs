@@ -128,6 +128,8 @@ table! {
         pub airgap_images: bool = true,
         /// The distribution's own configuration, passed through.
         pub config: BTreeMap<String, Opaque> = BTreeMap::new(),
+        /// The distribution's `registries.yaml`, passed through: `mirrors` and `configs`, without credentials.
+        pub registries: BTreeMap<String, Opaque> = BTreeMap::new(),
     }
 }
 

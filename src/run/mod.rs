@@ -2,12 +2,14 @@
 //!
 //! [`tools`] starts programs of unpacked Debian packages without installing them; [`qemu`] turns what is to be run into an
 //! argument vector; [`disk`] makes a disk that the device may grow into and write on, without touching the artifact, and [`bundle`] puts an
-//! enrollment bundle on it.
+//! enrollment bundle on it; [`tpm`] is its TPM, [`wire`] a network that gives it nothing.
 
 pub mod bundle;
 pub mod disk;
 pub mod qemu;
 pub mod tools;
+pub mod tpm;
+pub mod wire;
 
 use crate::host::cancel::Cancel;
 use crate::host::{clock, fs};

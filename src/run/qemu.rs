@@ -80,9 +80,16 @@ pub struct RunSpec {
     pub clock: Option<Epoch>,
     /// A socket that is made for QEMU's machine protocol.
     pub monitor: Option<PathBuf>,
+    /// The socket of a network that runs ([`super::wire::Wire`]); the emulator's own otherwise, with the forwarded ports.
+    pub wire: Option<PathBuf>,
+    /// The control socket of a TPM that runs ([`super::tpm::Swtpm`]); none otherwise.
+    pub tpm: Option<PathBuf>,
     /// How the processor is made.
     pub acceleration: Acceleration,
 }
+
+/// The hardware address of the device's port.
+pub const MAC: &str = "52:54:00:12:34:56";
 
 /// The emulator's name.
 pub fn program(arch: Arch) -> &'static str {
@@ -126,9 +133,16 @@ pub fn argv(spec: &RunSpec) -> Vec<OsString> {
     push(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
     let forwards: String =
         spec.forwards.iter().map(|f| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", f.host, f.guest)).collect();
-    push(&["-netdev", &format!("user,id=net{forwards}")]);
+    match &spec.wire {
+        None => push(&["-netdev", &format!("user,id=net{forwards}")]),
+        Some(wire) => {
+            argv.push("-netdev".into());
+            argv.push(option("stream,id=net,server=off,addr.type=unix", "addr.path", wire));
+        }
+    }
+    let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
     // No option ROM: the firmware never boots from the network here, and one more package less.
-    push(&["-device", "virtio-net-pci,id=nic,netdev=net,romfile="]);
+    push(&["-device", &format!("virtio-net-pci,id=nic,netdev=net,mac={MAC},romfile=")]);
     push(&["-device", "virtio-rng-pci"]);
     if spec.arch == Arch::Amd64 {
         push(&["-device", "i6300esb", "-action", "watchdog=reset"]);
@@ -147,6 +161,15 @@ pub fn argv(spec: &RunSpec) -> Vec<OsString> {
         argv.push("-chardev".into());
         argv.push(option("socket,id=monitor,server=on,wait=off", "path", monitor));
         argv.extend(["-mon".into(), "chardev=monitor,mode=control".into()]);
+    }
+    if let Some(tpm) = &spec.tpm {
+        argv.push("-chardev".into());
+        argv.push(option("socket,id=tpm", "path", tpm));
+        argv.extend(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device"].map(OsString::from));
+        argv.push(
+            if spec.arch == Arch::Amd64 { "tpm-crb,tpmdev=tpm0" } else { "tpm-tis-device,tpmdev=tpm0" }
+                .into(),
+        );
     }
     let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
     match (spec.headless, spec.arch) {
@@ -198,6 +221,8 @@ mod tests {
             stick: None,
             clock: None,
             monitor: None,
+            wire: None,
+            tpm: None,
             acceleration: Acceleration::Tcg,
         }
     }
@@ -215,7 +240,7 @@ mod tests {
              -drive if=pflash,format=raw,unit=1,file=VARS.fd \
              -drive if=none,id=disk,format=raw,discard=unmap,snapshot=on,file=d,,1.raw \
              -device virtio-blk-pci,drive=disk,bootindex=0 \
-             -netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80 -device virtio-net-pci,id=nic,netdev=net,romfile= \
+             -netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80 -device virtio-net-pci,id=nic,netdev=net,mac=52:54:00:12:34:56,romfile= \
              -device virtio-rng-pci -device i6300esb -action watchdog=reset -display none \
              -chardev file,id=console,path=console.log -serial chardev:console"
         );
@@ -231,6 +256,26 @@ mod tests {
             "{line}"
         );
         assert!(line.contains("-chardev stdio,id=console,mux=on,signal=on -mon console"), "{line}");
+    }
+
+    #[test]
+    fn a_network_of_its_own_takes_the_place_of_the_emulators() {
+        let line = line(&RunSpec { wire: Some("wire".into()), ..spec() });
+        assert!(
+            line.contains(
+                "-netdev stream,id=net,server=off,addr.type=unix,addr.path=wire -device virtio-net"
+            )
+        );
+        assert!(!line.contains("user,"), "{line}");
+    }
+
+    #[test]
+    fn a_tpm_is_what_the_architecture_has() {
+        let spec = RunSpec { tpm: Some("tpm,0/sock".into()), ..spec() };
+        let wired = "-chardev socket,id=tpm,path=tpm,,0/sock -tpmdev emulator,id=tpm0,chardev=tpm -device ";
+        assert!(line(&spec).contains(&format!("{wired}tpm-crb,tpmdev=tpm0")));
+        let arm = RunSpec { arch: Arch::Arm64, ..spec };
+        assert!(line(&arm).contains(&format!("{wired}tpm-tis-device,tpmdev=tpm0")));
     }
 
     #[test]

@@ -87,10 +87,11 @@ impl ToolRoot {
         self.root.join("usr/lib").join(self.arch.multiarch())
     }
 
-    /// Where libraries lie. The last three are those that packages add through `/etc/ld.so.conf.d` or `update-alternatives`.
+    /// Where libraries lie. The last are those that packages add through `/etc/ld.so.conf.d`,
+    /// `update-alternatives` or a run path.
     fn library_dirs(&self) -> Vec<PathBuf> {
         let base = self.multiarch();
-        let sub = ["pulseaudio", "blas", "lapack"].map(|dir| base.join(dir));
+        let sub = ["pulseaudio", "blas", "lapack", "swtpm"].map(|dir| base.join(dir));
         [vec![base, self.root.join("usr/lib")], sub.into_iter().filter(|dir| dir.is_dir()).collect()].concat()
     }
 }

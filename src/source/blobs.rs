@@ -17,6 +17,7 @@ use crate::host::clock;
 use crate::host::fs::{Durability, FileLock, Staged, identity};
 use crate::host::http::{Client, Expect};
 use crate::model::Digest;
+use crate::source::oci::BlobStore;
 use anyhow::Context as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -196,6 +197,22 @@ impl Blobs {
         {
             let _ = staged.commit(Durability::Cached);
         }
+    }
+}
+
+impl BlobStore for Blobs {
+    fn has(&self, digest: Digest) -> bool {
+        matches!(self.get(digest), Ok(Some(_)))
+    }
+
+    fn put(
+        &self,
+        digest: Digest,
+        fill: &mut dyn FnMut(&mut File) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let staged = self.stage(digest)?;
+        fill(&mut staged.as_file()?.try_clone()?)?;
+        self.insert(staged, digest).map(drop)
     }
 }
 

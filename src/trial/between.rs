@@ -1,7 +1,12 @@
-//! What may stand between a box and its fleet: a captive portal, a proxy. Real servers, on this machine.
+//! What may stand between a box and its fleet: a captive portal, a proxy, a firewall that looks into TLS. Real servers, on
+//! this machine.
 
+use crate::device::host::http::{self, Trust};
 use crate::host::cancel::Cancel;
-use anyhow::ensure;
+use crate::model::{Digest, Epoch};
+use anyhow::{Context as _, ensure};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -19,6 +24,8 @@ pub enum Between {
     Portal(Portal),
     /// An HTTP proxy.
     Proxy(Proxy),
+    /// A firewall that looks into TLS.
+    Inspector(Inspector),
 }
 
 impl Between {
@@ -30,6 +37,7 @@ impl Between {
         let (what, met) = match self {
             Between::Portal(portal) => ("portal", portal.0.met()),
             Between::Proxy(proxy) => ("proxy", proxy.0.met()),
+            Between::Inspector(inspector) => ("inspector", inspector.listener.met()),
         };
         ensure!(met > 0, "nothing came through the {what}");
         Ok(())
@@ -96,6 +104,65 @@ impl Proxy {
     /// The port.
     pub fn port(&self) -> u16 {
         self.0.port
+    }
+}
+
+/// Ends TLS, reads, and goes on to the fleet, with a certificate of its own authority, as companies' firewalls do.
+pub struct Inspector {
+    listener: Listener,
+    authority: String,
+}
+
+impl Inspector {
+    /// Stands before `fleet`, whose key has one of the digests `pins`, and is called `name`.
+    ///
+    /// # Errors
+    /// When no port is free or no key can be made.
+    pub fn start(fleet: SocketAddr, pins: Vec<Digest>, name: &str) -> anyhow::Result<Inspector> {
+        let mut params = CertificateParams::new(vec![])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        let authority = params.self_signed(&key)?.pem();
+        let own = KeyPair::generate()?;
+        let certificate =
+            CertificateParams::new(vec![name.to_string()])?.signed_by(&own, &Issuer::new(params, key))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(own.serialize_der().into()),
+            )?;
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let client = http::configuration(&Trust { pins, authorities: vec![], floor: Epoch(0) })?;
+        let connector = tokio_rustls::TlsConnector::from(client);
+        let name = ServerName::from(fleet.ip());
+        let carry = move |stream: TcpStream| {
+            let (acceptor, connector, name) = (acceptor.clone(), connector.clone(), name.clone());
+            async move {
+                let mut inside = acceptor.accept(tokio::net::TcpStream::from_std(stream)?).await?;
+                let outside = tokio::net::TcpStream::connect(fleet).await?;
+                let mut outside = connector.connect(name, outside).await?;
+                tokio::io::copy_bidirectional(&mut inside, &mut outside).await.map(drop)
+            }
+        };
+        let listener = Listener::start(move |stream, _| {
+            stream.set_nonblocking(true)?;
+            tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(carry(stream))
+        })
+        .context("standing between the box and its fleet")?;
+        Ok(Inspector { listener, authority })
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.listener.port
+    }
+
+    /// Its authority, in PEM.
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 }
 
@@ -197,5 +264,23 @@ mod tests {
         let answer = ask(proxy.port(), b"CONNECT fleet.invalid:8443 HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("fleet"), "{answer}");
         assert!(ask(proxy.port(), b"GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
+    }
+    #[test]
+    fn an_inspector_is_believed_by_its_authority_alone() {
+        // The fleet is an inspector too: it has a key and a certificate, and sends what it is sent behind it.
+        let behind = Inspector::start(fleet(), vec![], "127.0.0.1").unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, behind.port()));
+        let inspector = Inspector::start(address, vec![Digest::of("not its key")], "127.0.0.1").unwrap();
+        let ask = |authorities: Vec<String>| {
+            let trust = Trust { pins: vec![], authorities, floor: Epoch(0) };
+            let origin = http::Origin { host: "127.0.0.1".into(), port: inspector.port() };
+            let patience = http::Patience { connect: Duration::from_secs(5), total: Duration::from_secs(5) };
+            let client = http::Client::new(origin, &trust, None, patience).unwrap();
+            client.call(&http::Request { method: "GET", target: "/", body: None }).unwrap_err()
+        };
+        let foreign = ask(vec![behind.authority().into()]);
+        assert!(matches!(foreign, http::Failure::Certificate { .. }), "{foreign}");
+        let broken = ask(vec![inspector.authority().into()]);
+        assert!(!matches!(broken, http::Failure::Certificate { .. }), "past its certificate: {broken}");
     }
 }

@@ -1,9 +1,11 @@
 //! The conditions that a site may have, each with what the box's bundle says and what stands between it and its fleet.
 
 use super::HOST;
-use super::between::{Between, Portal, Proxy};
+use super::between::{Between, Inspector, Portal, Proxy};
 use crate::enroll::Code;
-use crate::model::Epoch;
+use crate::enroll::inventory::{self, Row};
+use crate::model::{Digest, Epoch};
+use crate::run::{qemu, wire};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -37,7 +39,10 @@ cases! {
     EndpointDown = "endpoint-down", "The first endpoint refuses connections, the second answers.";
     NoNames = "no-names", "The first endpoint's name is not found, the second is an address.";
     Proxy = "proxy", "The fleet can be reached through an HTTP proxy alone.";
+    NoDhcp = "no-dhcp", "Nobody gives the box an address: the bundle has it, for the port with its hardware address.";
+    Inspection = "tls-inspection", "A firewall ends TLS, under an authority that the bundle names.";
     Portal = "portal", "A captive portal answers every request at first.";
+    Tpm = "tpm", "A TPM, which the box proves; then another one in its place.";
     PowerCuts = "power-cuts", "The power goes at random moments of the first boot.";
 }
 
@@ -51,6 +56,18 @@ impl FromStr for Case {
     type Err = UnknownCase;
     fn from_str(s: &str) -> Result<Case, UnknownCase> {
         Case::ALL.iter().find(|c| c.as_str() == s).copied().ok_or_else(|| UnknownCase { word: s.into() })
+    }
+}
+
+impl Case {
+    /// Whether the box has a TPM in it.
+    pub const fn needs_tpm(self) -> bool {
+        matches!(self, Case::Tpm)
+    }
+
+    /// Whether the box is on a network that gives it nothing.
+    pub const fn needs_wire(self) -> bool {
+        matches!(self, Case::NoDhcp)
     }
 }
 
@@ -81,6 +98,10 @@ pub(super) struct Setting {
     pub endpoints: Vec<String>,
     /// The bundle's proxy.
     pub proxy: Option<String>,
+    /// The authority of what inspects TLS on the way, in PEM.
+    pub proxy_ca: Option<String>,
+    /// The box's row of an inventory, where it has one.
+    pub rows: Vec<Row>,
     /// Where the box's clock starts.
     pub clock: Option<Epoch>,
     between: Option<Between>,
@@ -110,13 +131,21 @@ impl Setting {
     }
 }
 
-/// The setting of `case` for a fleet that listens on `fleet`.
-pub(super) fn setting(case: Case, fleet: SocketAddr) -> anyhow::Result<Setting> {
+/// The setting of `case` for a fleet that listens on `fleet` with a key of the digests `pins`.
+pub(super) fn setting(case: Case, fleet: SocketAddr, pins: &[Digest]) -> anyhow::Result<Setting> {
     let at = |port: u16| format!("https://{HOST}:{port}");
     let direct = at(fleet.port());
-    let plain = |endpoints| Setting { endpoints, proxy: None, clock: None, between: None, case };
+    let plain = |endpoints| Setting {
+        endpoints,
+        proxy: None,
+        proxy_ca: None,
+        rows: vec![],
+        clock: None,
+        between: None,
+        case,
+    };
     Ok(match case {
-        Case::Joins | Case::LateNetwork | Case::PowerCuts => plain(vec![direct]),
+        Case::Joins | Case::LateNetwork | Case::Tpm | Case::PowerCuts => plain(vec![direct]),
         Case::Clock1970 => Setting { clock: Some(Epoch(0)), ..plain(vec![direct]) },
         // After the last second that 32 bits can count.
         Case::Clock2038 => Setting { clock: Some(Epoch(2_150_000_000)), ..plain(vec![direct]) },
@@ -132,6 +161,23 @@ pub(super) fn setting(case: Case, fleet: SocketAddr) -> anyhow::Result<Setting> 
             // A name that only the proxy knows: whoever goes around it finds nobody.
             let endpoints = vec!["https://fleet.invalid:8443".into()];
             Setting { proxy: url, between: Some(Between::Proxy(proxy)), ..plain(endpoints) }
+        }
+        Case::NoDhcp => {
+            let network = format!(
+                "name,macs,address,gateway\nbox,{},{}/{},{}\n",
+                qemu::MAC,
+                wire::ADDRESS,
+                wire::PREFIX,
+                wire::ROUTER
+            );
+            let rows =
+                inventory::parse(network.as_bytes()).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
+            Setting { rows, ..plain(vec![format!("https://{}:{}", wire::ROUTER, fleet.port())]) }
+        }
+        Case::Inspection => {
+            let inspector = Inspector::start(fleet, pins.to_vec(), HOST)?;
+            let (endpoints, proxy_ca) = (vec![at(inspector.port())], Some(inspector.authority().into()));
+            Setting { proxy_ca, between: Some(Between::Inspector(inspector)), ..plain(endpoints) }
         }
         Case::Portal => {
             let portal = Portal::start(fleet)?;

@@ -4,6 +4,8 @@ use super::Trial;
 use crate::host::cancel::Cancel;
 use crate::model::Epoch;
 use crate::run::qemu::{self, RunSpec, Serial};
+use crate::run::tpm::Swtpm;
+use crate::run::wire::Wire;
 use anyhow::{Context as _, bail};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -19,6 +21,15 @@ pub struct Power<'a> {
     pub disk: &'a Path,
     /// Where its clock starts; this machine's time otherwise.
     pub clock: Option<Epoch>,
+    /// Whether it has a TPM, whose state is kept in [`tpm_state`].
+    pub tpm: bool,
+    /// Whether its network gives it nothing.
+    pub alone: bool,
+}
+
+/// Where the TPM of the box with the disk `disk` has its state.
+pub fn tpm_state(disk: &Path) -> PathBuf {
+    disk.with_extension("tpm")
 }
 
 /// A box that runs.
@@ -26,6 +37,9 @@ pub struct Machine {
     child: Child,
     console: PathBuf,
     monitor: PathBuf,
+    // Ends after the emulator.
+    _tpm: Option<Swtpm>,
+    _wire: Option<Wire>,
 }
 
 impl Power<'_> {
@@ -47,6 +61,18 @@ impl Power<'_> {
                 _ => {}
             }
         }
+        let tpm = if self.tpm {
+            let tools = self.trial.tpm_tools.context("there are no tools for a TPM")?;
+            Some(Swtpm::start(tools, &tpm_state(self.disk))?)
+        } else {
+            None
+        };
+        let wire = if self.alone {
+            let tools = self.trial.wire_tools.context("there are no tools for a network")?;
+            Some(Wire::start(tools, &self.disk.with_extension("wire"))?)
+        } else {
+            None
+        };
         let spec = RunSpec {
             arch,
             disk: self.disk.into(),
@@ -62,13 +88,15 @@ impl Power<'_> {
             stick: None,
             clock: self.clock,
             monitor: Some(monitor.clone()),
+            wire: wire.as_ref().map(|wire| wire.socket().to_path_buf()),
+            tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
             acceleration,
         };
         let program = qemu::program(arch);
         let call = tools.command(program)?.args(qemu::argv(&spec));
         let child =
             call.command().stdin(Stdio::null()).spawn().with_context(|| format!("starting {program}"))?;
-        Ok(Machine { child, console, monitor })
+        Ok(Machine { child, console, monitor, _tpm: tpm, _wire: wire })
     }
 }
 

@@ -17,10 +17,11 @@ use crate::disk::gpt::{PartitionType, Table};
 use crate::enroll::bootstrap::{DevicePolicy, Mode};
 use crate::enroll::claim::State;
 use crate::enroll::issue::{Description, Order};
-use crate::enroll::{self, bundle};
+use crate::enroll::policy::Endorsement;
+use crate::enroll::{self, Code, bundle};
 use crate::fleet::operator::{self, Wanted};
 use crate::fleet::server::Server;
-use crate::fleet::{Home, Store};
+use crate::fleet::{Device, Home, Store};
 use crate::host::cancel::Cancel;
 use crate::host::clock;
 use crate::model::{Arch, Epoch};
@@ -52,6 +53,10 @@ pub struct Trial<'a> {
     pub root: &'a dyn Signer,
     /// Emulator and firmware.
     pub tools: &'a ToolRoot,
+    /// The program behind a TPM, for [`Case::Tpm`].
+    pub tpm_tools: Option<&'a ToolRoot>,
+    /// The program behind a network, for [`Case::NoDhcp`].
+    pub wire_tools: Option<&'a ToolRoot>,
     /// How the processor is made.
     pub acceleration: Acceleration,
     /// How long a box may take to join, from power on.
@@ -88,10 +93,15 @@ impl Fleet {
         Ok(Fleet { description, store, address, stop, thread: Some(thread) })
     }
 
+    /// Its boxes.
+    fn devices(&self) -> anyhow::Result<Vec<Device>> {
+        let listing = operator::list(&self.store, &Wanted::default(), clock::now())?;
+        Ok(listing.devices.into_iter().map(|row| row.device).collect())
+    }
+
     /// The states of its boxes.
     fn states(&self) -> anyhow::Result<Vec<State>> {
-        let listing = operator::list(&self.store, &Wanted::default(), clock::now())?;
-        Ok(listing.devices.iter().map(|row| row.device.state).collect())
+        Ok(self.devices()?.iter().map(|device| device.state).collect())
     }
 }
 
@@ -111,7 +121,7 @@ impl Trial<'_> {
     /// When the trial itself cannot be made. A box that does not join is an [`Outcome`].
     pub fn run(&self, case: Case, work: &Path) -> anyhow::Result<Outcome> {
         let fleet = Fleet::start(&work.join("fleet"), self)?;
-        let setting = case::setting(case, fleet.address)?;
+        let setting = case::setting(case, fleet.address, &fleet.description.spki_sha256)?;
         let box_disk = work.join("box.raw");
         disk::unpack(self.disk, &box_disk, 8 << 30).context("copying the disk")?;
         let (carried, ticket) = self.bundle(&fleet, &setting)?;
@@ -133,7 +143,13 @@ impl Trial<'_> {
         disk: &Path,
         ticket: &[u8],
     ) -> anyhow::Result<()> {
-        let power = machine::Power { trial: self, disk, clock: setting.clock };
+        let power = machine::Power {
+            trial: self,
+            disk,
+            clock: setting.clock,
+            tpm: case.needs_tpm(),
+            alone: case.needs_wire(),
+        };
         for n in 0..setting.cuts(self.cuts) {
             let mut running = power.on()?;
             // Spread over the whole of a first boot, by a number that nothing depends on.
@@ -168,6 +184,9 @@ impl Trial<'_> {
         (self.say)(&format!("{case}: joined after {} s", start.elapsed().as_secs()));
         setting.check()?;
         ensure!(!running.has_said(&String::from_utf8_lossy(ticket)), "the ticket is on its console");
+        if case.needs_tpm() {
+            return self.proved(case, fleet, power, running, disk);
+        }
         if case == Case::Joins {
             // Only a node that stays ready has joined for good; then the ticket goes from the disk.
             while contains(disk, ticket)? {
@@ -189,6 +208,46 @@ impl Trial<'_> {
         Ok(())
     }
 
+    /// The box that has joined proved its TPM, and keeps its secrets by it: with another TPM they cannot be opened, and the
+    /// box begins anew as another device, for which the ticket has no second place.
+    fn proved(
+        &self,
+        case: Case,
+        fleet: &Fleet,
+        power: machine::Power<'_>,
+        mut running: machine::Machine,
+        disk: &Path,
+    ) -> anyhow::Result<()> {
+        let devices = fleet.devices()?;
+        let [device] = &devices[..] else { anyhow::bail!("the fleet has {} boxes", devices.len()) };
+        ensure!(
+            device.endorsement == Endorsement::Proved && device.ek.is_some(),
+            "it joined and has not proved its TPM: {:?}",
+            device.endorsement
+        );
+        (self.say)(&format!("{case}: its endorsement key is proved"));
+        // Long enough for the last writes to be on the disk: the power goes next.
+        running.stay(Duration::from_secs(20), self.cancel)?;
+        drop(running);
+        let state = machine::tpm_state(disk);
+        std::fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
+        let mut running = power.on()?;
+        running.wait_for(Code::Cloned.id(), self.patience, self.cancel)?;
+        (self.say)(&format!("{case}: another TPM cannot open its key, and it begins anew"));
+        // The next words are of the new identity, whose ticket is another device's: it is told so, and held back.
+        running.wait_for(Code::TicketTaken.id(), self.patience, self.cancel)?;
+        let states: Vec<(bool, State)> =
+            fleet.devices()?.iter().map(|other| (other.id == device.id, other.state)).collect();
+        ensure!(
+            states.len() == 2
+                && states.contains(&(true, State::Joined))
+                && states.contains(&(false, State::Quarantined)),
+            "the first has to stay and the second to be held back: {states:?}"
+        );
+        (self.say)(&format!("{case}: the first device has kept its place, the second is held back"));
+        Ok(())
+    }
+
     /// The carrier's files, and the secret among them as it is written.
     fn bundle(&self, fleet: &Fleet, setting: &case::Setting) -> anyhow::Result<(Tree, Zeroizing<Vec<u8>>)> {
         let now = clock::now();
@@ -203,9 +262,9 @@ impl Trial<'_> {
             // An image that was made a second ago has a clock no later than this.
             issued_at: Epoch(now.0 - 60),
             shelf_life_days: 1,
-            rows: vec![],
+            rows: setting.rows.clone(),
             proxy: setting.proxy.clone(),
-            proxy_ca: None,
+            proxy_ca: setting.proxy_ca.clone(),
             ntp: vec![],
             policy: DevicePolicy { support_text: "forge test".into(), ..DevicePolicy::default() },
         };

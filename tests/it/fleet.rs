@@ -3,6 +3,7 @@
 pub mod boxes;
 mod page;
 mod serve;
+mod tpms;
 pub mod wire;
 
 use boxes::{Box, Fleet, START, hardware, row};

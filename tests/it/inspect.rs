@@ -290,6 +290,7 @@ fn lock(version: &str) -> String {
         sets: vec![],
         packages: vec![package],
         images: vec![],
+        releases: vec![],
         files: vec![],
     };
     lock.to_text()

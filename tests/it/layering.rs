@@ -16,8 +16,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("enroll", &["sign"]),
     ("tpm", &[]),
     // Likewise, with the box below it; of disks it knows only how to read a stick.
-    ("device", &["disk", "enroll", "host", "sign"]),
-    ("fleet", &["enroll", "host", "sign"]),
+    ("device", &["disk", "enroll", "host", "sign", "tpm"]),
+    ("fleet", &["enroll", "host", "sign", "tpm"]),
     ("profile", &["host", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
@@ -46,7 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
     ("run", &["disk", "enroll", "host", "tree"]),
-    ("trial", &["carrier", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
+    ("trial", &["carrier", "device", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",

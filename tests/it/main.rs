@@ -20,6 +20,7 @@ mod fleet;
 mod formats;
 mod golden;
 mod inspect;
+mod kubernetes;
 mod layering;
 mod oci;
 mod podman;

@@ -7,13 +7,13 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// A software TPM with a seed of its own, gone when dropped.
-struct Simulator {
+pub struct Simulator {
     child: Child,
     dir: tempfile::TempDir,
 }
 
 impl Simulator {
-    fn start() -> Option<Simulator> {
+    pub fn start() -> Option<Simulator> {
         let swtpm = support::tool("swtpm")?;
         let dir = tempfile::tempdir().unwrap();
         let socket = format!("type=unixio,path={}", dir.path().join("tpm").display());
@@ -33,7 +33,7 @@ impl Simulator {
         Some(Simulator { child, dir })
     }
 
-    fn connect(&self) -> Tpm<UnixStream> {
+    pub fn connect(&self) -> Tpm<UnixStream> {
         let start = Instant::now();
         loop {
             match UnixStream::connect(self.dir.path().join("tpm")) {

@@ -24,7 +24,7 @@ fn boxes_of_both_architectures_join_with_nobody_there() {
     let (release, root) = enrolling(shared, dir.path(), &programs);
     let key = dir.path().join("source/keys/release");
     // What differs between architectures is the boot; the conditions of a site are tried on one.
-    for (arch, cases) in [("amd64", "joins,late-network,clock-1970"), ("arm64", "joins")] {
+    for (arch, cases) in [("amd64", "joins,late-network,clock-1970,tpm"), ("arm64", "joins")] {
         let told = ok(fixture::forge(&shared.cache())
             .args(["--json", "test", "--arch", arch, "--case", cases])
             .arg(&release)

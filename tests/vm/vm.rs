@@ -62,6 +62,8 @@ impl Vm {
             data: opts.tools.path().join("usr/share/qemu"),
             stick: None,
             clock: None,
+            wire: None,
+            tpm: None,
             monitor: Some(keyboard.clone()),
             // Equal everywhere the tests run.
             acceleration: Acceleration::Tcg,

@@ -1,13 +1,18 @@
 //! Small trees written as layers, and layers compressed into OCI blobs.
 
 use super::{Kitchen, LAYER};
+use crate::error::{Kind, Mark as _};
+use crate::host::fs;
 use crate::layer;
-use crate::layer::kubernetes::podman;
+use crate::layer::kubernetes::cluster::{self, Distribution};
+use crate::layer::kubernetes::{k3s::K3s, podman, rke2::Rke2};
 use crate::layer::site::{Enroll, SiteFile, SiteSpec, User};
 use crate::model::Digest;
 use crate::oci;
-use crate::plan::{Blob, Enrollment, Os, Runtime, Site};
-use crate::tree::tar::Written;
+use crate::plan::{Blob, Cluster, Enrollment, Os, Runtime, Site};
+use crate::source::release::Product;
+use crate::tree::tar::{self, Written};
+use crate::tree::{Content, Tree, TreePath};
 use anyhow::Context as _;
 use std::num::NonZero;
 
@@ -60,8 +65,46 @@ fn enroll(spec: Option<&Enrollment>, kitchen: &Kitchen<'_>) -> anyhow::Result<Op
 pub fn runtime(spec: &Runtime, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let tree = match spec {
         Runtime::Podman { images } => podman::os_tree(*images)?,
+        Runtime::Cluster(cluster) => cluster_tree(cluster, kitchen)?,
     };
     kitchen.write_layer(&tree)
+}
+
+fn cluster_tree(spec: &Cluster, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+    let distribution: &dyn Distribution = match spec.product {
+        Product::K3s => &K3s,
+        Product::Rke2 => &Rke2,
+    };
+    let released = kitchen.blob(spec.program)?;
+    let program = match distribution.program_in_release() {
+        None => released,
+        Some(path) => unpacked(&released, path, kitchen)
+            .with_context(|| format!("unpacking {}", spec.product.program(spec.arch)))
+            .kind(Kind::Verify)?,
+    };
+    let images = spec.images.map(|digest| kitchen.blob(digest)).transpose()?;
+    let cluster = cluster::Spec {
+        version: spec.version.clone(),
+        role: spec.role,
+        start: spec.start,
+        program,
+        images: images.map(|content| (spec.product.images(spec.arch), content)),
+        node_name: spec.node_name.clone(),
+        labels: spec.labels.clone(),
+        config: spec.config.clone(),
+        registries: spec.registries.clone(),
+    };
+    Ok(cluster::os_tree(distribution, &cluster)?)
+}
+
+/// One program out of a tar.gz: decompressed once into a nameless file, and read where it lies there.
+fn unpacked(archive: &Content, path: &str, kitchen: &Kitchen<'_>) -> anyhow::Result<Content> {
+    let mut tar = fs::anonymous(&kitchen.env.cache.work())?;
+    let limit = oci::layer::uncompressed_limit(archive.len());
+    let mut from = oci::layer::decompress(oci::layer::TAR_GZIP, archive.reader(), limit)?;
+    std::io::copy(&mut from, &mut tar)?;
+    let tree = tar::index(tar)?;
+    tree.file(&TreePath::parse(path)?).cloned().with_context(|| format!("it has no {path}"))
 }
 
 /// Compresses a layer.

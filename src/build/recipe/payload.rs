@@ -4,15 +4,17 @@ use super::Kitchen;
 use crate::debian::deb::Deb;
 use crate::error::{self, Kind, Mark as _};
 use crate::host::fs;
+use crate::layer::kubernetes::cluster;
 use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE_PACKAGE};
+use crate::layer::workload::archive::{self, ArchivedImage};
 use crate::layer::workload::container;
-use crate::layer::workload::manifest;
+use crate::layer::workload::manifest::{self, Manifest};
 use crate::layer::workload::store::{ImageLayer, MAX_LAYERS, OciImage, store_tree};
 use crate::model::digest::HashingWriter;
 use crate::oci;
-use crate::plan::{Container, Package, Payload, Workload};
+use crate::plan::{Container, Package, Payload, Runner, Workload};
 use crate::source::oci::{PinnedBlob, PinnedImage};
-use crate::tree::{Content, TreePath, tar};
+use crate::tree::{Content, Tree, TreePath, tar};
 use anyhow::{Context as _, anyhow, bail};
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -25,6 +27,59 @@ const MAX_MANIFEST: u64 = 8 << 20;
 
 /// Writes the payload's layer.
 pub fn run(spec: &Payload, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let tree = match spec.runner {
+        Runner::Podman => for_podman(spec, kitchen)?,
+        Runner::Cluster => for_cluster(spec, kitchen)?,
+    };
+    kitchen.write_layer(&tree)
+}
+
+/// An archive that containerd imports: images from registries as they came, compressed; own ones as plain tars.
+fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+    let mut images = vec![];
+    for container in &spec.containers {
+        kitchen.env.cancel.check()?;
+        let image = image(container, spec, kitchen)?;
+        let mut layers = BTreeMap::new();
+        for layer in &image.layers {
+            let mut tar = fs::anonymous(&kitchen.env.cache.work())?;
+            let written = tar::write(&layer.tree, kitchen.epoch, io::BufWriter::new(&mut tar))?;
+            layers.insert(written.diff_id, Content::of_file(Arc::new(tar))?);
+        }
+        images.push(ArchivedImage {
+            names: image.names,
+            manifest: image.manifest,
+            config: image.config,
+            layers,
+        });
+    }
+    for pinned in &spec.images {
+        let layers = pinned.layers.iter().map(|l| Ok((l.digest, kitchen.blob(l.digest)?)));
+        images.push(ArchivedImage {
+            names: vec![pinned.reference.parse()?],
+            manifest: document(&pinned.manifest, kitchen)?,
+            config: document(&pinned.config, kitchen)?,
+            layers: layers.collect::<anyhow::Result<_>>()?,
+        });
+    }
+    let archive = match images.is_empty() {
+        true => None,
+        false => {
+            let mut file = fs::anonymous(&kitchen.env.cache.work())?;
+            let layout = archive::layout_tree(&images).kind(Kind::Verify)?;
+            tar::write(&layout, kitchen.epoch, io::BufWriter::new(&mut file))?;
+            Some(Content::of_file(Arc::new(file))?)
+        }
+    };
+    let workload = |w: &Workload| {
+        let manifests = manifests(w, kitchen)?;
+        Ok(cluster::Workload { name: w.name.clone(), required: w.required, manifests })
+    };
+    let workloads = spec.workloads.iter().map(workload).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(cluster::payload_tree(&workloads, archive)?)
+}
+
+fn for_podman(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
     let mut images: Vec<OciImage> = vec![];
     if let Some(package) = &spec.pause {
         let program = pause_program(package, kitchen)
@@ -47,8 +102,7 @@ pub fn run(spec: &Payload, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     }
     let workloads =
         spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
-    let tree = podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch).kind(Kind::Verify)?)?;
-    kitchen.write_layer(&tree)
+    Ok(podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch).kind(Kind::Verify)?)?)
 }
 
 fn image(spec: &Container, payload: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImage> {
@@ -93,15 +147,17 @@ fn pulled(pinned: &PinnedImage, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImag
             tar::index(file).with_context(|| format!("reading layer {}", layer.digest)).kind(Kind::Verify)?;
         layers.push(ImageLayer { diff_id, length, tree: Arc::new(tree) });
     }
-    let document =
-        |blob: &PinnedBlob| Ok::<_, anyhow::Error>(kitchen.blob(blob.digest)?.to_vec(oci::MAX_DOCUMENT)?);
     Ok(OciImage {
         names: vec![pinned.reference.parse()?],
         index: None,
-        manifest: document(&pinned.manifest)?,
-        config: document(&pinned.config)?,
+        manifest: document(&pinned.manifest, kitchen)?,
+        config: document(&pinned.config, kitchen)?,
         layers,
     })
+}
+
+fn document(blob: &PinnedBlob, kitchen: &Kitchen<'_>) -> anyhow::Result<Vec<u8>> {
+    Ok(kitchen.blob(blob.digest)?.to_vec(oci::MAX_DOCUMENT)?)
 }
 
 /// What decompressing says is the blob's fault, unless this machine's disk is full.
@@ -113,6 +169,11 @@ fn refused(error: io::Error) -> anyhow::Error {
 }
 
 fn workload(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<podman::Workload> {
+    let manifests = manifests(spec, kitchen)?;
+    Ok(podman::Workload { name: spec.name.clone(), required: spec.required, manifests })
+}
+
+fn manifests(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<Vec<(Manifest, Content)>> {
     let mut manifests = vec![];
     for (file, digest) in &spec.manifests {
         let content = kitchen.blob(*digest)?;
@@ -121,7 +182,7 @@ fn workload(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<podman::Wo
         })?;
         manifests.push((parsed, content));
     }
-    Ok(podman::Workload { name: spec.name.clone(), required: spec.required, manifests })
+    Ok(manifests)
 }
 
 fn pause_program(package: &Package, kitchen: &Kitchen<'_>) -> anyhow::Result<Content> {

@@ -1,8 +1,7 @@
-//! What the box says of itself: SMBIOS (dmi/id) or device tree, permanent hardware addresses, whether there is a TPM.
+//! What the box says of itself: SMBIOS (dmi/id) or device tree, permanent hardware addresses.
 
 use crate::device::effects::Link;
 use crate::enroll::evidence::Facts;
-use crate::host::fs;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -25,11 +24,6 @@ pub fn facts(root: &Path, links: &[Link]) -> Facts {
     }
 }
 
-/// Whether the box has a TPM 2.0 that the kernel manages.
-pub fn has_tpm(root: &Path) -> bool {
-    fs::exists(&root.join("dev/tpmrm0"))
-}
-
 fn value(file: &Path) -> Option<String> {
     let mut bytes = vec![];
     std::fs::File::open(file).ok()?.take(MAX_VALUE).read_to_end(&mut bytes).ok()?;
@@ -41,6 +35,7 @@ fn value(file: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fs;
 
     #[test]
     fn smbios_comes_before_the_device_tree() {
@@ -61,6 +56,5 @@ mod tests {
         let facts_now = facts(dir.path(), &[]);
         assert_eq!((facts_now.serial.as_deref(), &*facts_now.model), (Some("S-1"), "Maker Box"));
         assert_eq!(facts_now.smbios_uuid.as_deref(), Some("4c4c4544-0000-1000-8000-000000000001"));
-        assert!(!has_tpm(dir.path()));
     }
 }

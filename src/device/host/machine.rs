@@ -1,10 +1,10 @@
 //! The real box: every trait of [`crate::device::effects`] over the modules beside this one.
 
 use super::page::Page;
-use super::{carrier, hardware, http, link, network, screen, service, time, vault, wake};
+use super::{carrier, hardware, http, link, network, screen, service, time, tpm, vault, wake};
 use crate::device::effects::{
-    Call, Carrier, Carriers, Clock, Disk, Entropy, Hardware, Image, Link, Net, NetError, NetworkSettings,
-    Readiness, Reply, Screen, Services, Vault, VaultError, Woken,
+    Attestor, Call, Carrier, Carriers, Clock, Disk, Entropy, Hardware, Image, Link, Net, NetError,
+    NetworkSettings, Readiness, Reply, Screen, Services, TpmKeys, Vault, VaultError, Woken,
 };
 use crate::device::view::View;
 use crate::enroll::bootstrap::Trust;
@@ -39,6 +39,7 @@ pub struct Machine {
     notify: service::Notify,
     beat: Duration,
     wake: Option<wake::Wake>,
+    tpm: tpm::Patient,
     said: String,
     shown: Option<(View, Instant)>,
     page: Page,
@@ -56,6 +57,7 @@ impl Machine {
             // Three signs of life fall into each interval.
             beat: service::watchdog_interval().map_or(BEAT, |interval| (interval / 3).min(BEAT)),
             wake: wake::Wake::listen().ok(), // without it, sticks and cables are noticed a little later
+            tpm: tpm::Patient::default(),
             said: String::new(),
             shown: None,
             page: Page::default(),
@@ -260,11 +262,21 @@ impl Entropy for Machine {
 
 impl Vault for Machine {
     fn seal(&mut self, name: &str, secret: &[u8]) -> anyhow::Result<Vec<u8>> {
-        vault::seal(hardware::has_tpm(&self.root), name, secret)
+        vault::seal(tpm::is_there(&self.root), name, secret)
     }
 
     fn unseal(&mut self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        vault::unseal(hardware::has_tpm(&self.root), name, sealed)
+        vault::unseal(tpm::is_there(&self.root), name, sealed)
+    }
+}
+
+impl Attestor for Machine {
+    fn tpm_keys(&mut self) -> Result<TpmKeys, String> {
+        self.tpm.keys(&self.root)
+    }
+
+    fn activate_credential(&mut self, blob: &[u8], secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+        self.tpm.activate(&self.root, blob, secret)
     }
 }
 
@@ -274,7 +286,7 @@ impl Hardware for Machine {
     }
 
     fn has_tpm(&mut self) -> bool {
-        hardware::has_tpm(&self.root)
+        tpm::is_there(&self.root)
     }
 
     fn image(&mut self) -> anyhow::Result<Image> {

@@ -14,6 +14,7 @@
 //! | [`screen`] | what a person at the box reads |
 //! | [`service`] | systemd: readiness, watchdog, units |
 //! | [`time`] | the clock, which never goes below what is known |
+//! | [`tpm`] | a TPM's proof of its endorsement key |
 //! | [`vault`] | secrets at rest |
 //! | [`wake`] | notices cables, addresses and sticks |
 
@@ -29,5 +30,6 @@ pub mod resolve;
 pub mod screen;
 pub mod service;
 pub mod time;
+pub mod tpm;
 pub mod vault;
 pub mod wake;

@@ -12,7 +12,9 @@ use crate::host::tool::ToolCall;
 use anyhow::{Context as _, bail, ensure};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -135,6 +137,7 @@ pub fn apply(root: &Path, files: &BTreeMap<String, String>, tell: bool) -> anyho
             if std::fs::read(&file).is_ok_and(|there| there == text.as_bytes()) {
                 continue;
             }
+            readable(&dir)?;
             fs::write_atomic(&file, text.as_bytes(), 0o644)
                 .with_context(|| format!("writing {}", file.display()))?;
             *changed = true;
@@ -155,6 +158,13 @@ pub fn apply(root: &Path, files: &BTreeMap<String, String>, tell: bool) -> anyho
         }
     }
     Ok(changed.contains(&true))
+}
+
+/// Makes `dir`, which the services read as users of their own, whatever this program's umask is.
+fn readable(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::set_permissions(dir, Permissions::from_mode(0o755)))
+        .with_context(|| format!("making {}", dir.display()))
 }
 
 #[cfg(test)]
@@ -212,12 +222,15 @@ mod tests {
     #[test]
     fn settings_go_with_their_bundle_and_others_stay() {
         let root = tempfile::tempdir().unwrap();
-        fs::write_atomic(&root.path().join("network/70-site.network"), b"x", 0o644).unwrap();
+        let network = root.path().join("network");
+        fs::write_atomic(&network.join("70-site.network"), b"x", 0o644).unwrap();
+        std::fs::set_permissions(&network, Permissions::from_mode(0o700)).unwrap();
         let first = with(vec![rule()]).unwrap();
         assert!(apply(root.path(), &first, false).unwrap());
+        assert_eq!(network.metadata().unwrap().permissions().mode() & 0o777, 0o755, "networkd is no root");
         assert!(!apply(root.path(), &first, false).unwrap(), "the same again changes nothing");
         assert!(apply(root.path(), &with(vec![]).unwrap(), false).unwrap());
-        let left: Vec<_> = std::fs::read_dir(root.path().join("network")).unwrap().collect();
+        let left: Vec<_> = std::fs::read_dir(network).unwrap().collect();
         assert_eq!(left.len(), 1);
     }
 }

@@ -76,12 +76,19 @@ pub fn stop(units: &[String]) -> anyhow::Result<()> {
     systemctl("stop", units)
 }
 
-/// Starts those of `units` anew that run.
+/// Starts those of `units` anew that run. An image need not have all of them.
 ///
 /// # Errors
 /// As [`start`].
 pub fn restart(units: &[String]) -> anyhow::Result<()> {
-    systemctl("try-restart", units)
+    let mut known = vec![];
+    for unit in units {
+        // systemctl would restart the others, and fail.
+        if property(unit, "LoadState")? != "not-found" {
+            known.push(unit.clone());
+        }
+    }
+    if known.is_empty() { Ok(()) } else { systemctl("try-restart", &known) }
 }
 
 /// Has the manager read its units again, after files of theirs were written.
@@ -97,7 +104,12 @@ pub fn reload() -> anyhow::Result<()> {
 /// # Errors
 /// As [`start`].
 pub fn state(unit: &str) -> anyhow::Result<String> {
-    let said = call("show", &["--property=ActiveState", "--value", "--", unit]).output(&Cancel::default())?;
+    property(unit, "ActiveState")
+}
+
+fn property(unit: &str, name: &str) -> anyhow::Result<String> {
+    let property = format!("--property={name}");
+    let said = call("show", &[&property, "--value", "--", unit]).output(&Cancel::default())?;
     Ok(String::from_utf8_lossy(&said).trim().to_string())
 }
 

@@ -15,6 +15,16 @@ const TPM: &[u8] = b"tpm2\n";
 const HOST: &[u8] = b"host\n";
 const PLAIN: &[u8] = b"plain\n";
 
+/// Words for a key that is not this box's, and never will be: systemd's, and tpm2-tss's for what a TPM says of a key that
+/// another one, or it before it was cleared, has wrapped: TPM_RC_INTEGRITY of the first parameter (TPM 2.0 Library, Part 2,
+/// 6.6). systemd itself says no more of it than "State not recoverable", as of many things that pass.
+const FOREIGN: &[&str] = &[
+    "integrity check failed",
+    "incorrect key",
+    "does not belong to this TPM",
+    "Esys_Load() Esys Finish ErrorCode (0x000001df)",
+];
+
 /// Seals `secret` under `name`, to a TPM where `tpm` says that there is one.
 ///
 /// # Errors
@@ -52,8 +62,7 @@ pub fn unseal(tpm: bool, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>
     let call = ToolCall::new("systemd-creds").arg("decrypt").arg(format!("--name={name}")).args(["-", "-"]);
     match call.input(blob).within(PATIENCE).output(&Cancel::default()) {
         Ok(secret) => Ok(Zeroizing::new(secret)),
-        // systemd's and the TPM's words for a key that is not this box's.
-        Err(e) if says(&e, &["integrity check failed", "incorrect key", "does not belong to this TPM"]) => {
+        Err(e) if says(&e, FOREIGN) => {
             Err(VaultError::Never(format!("the secret was sealed in another box: {e:#}")))
         }
         Err(e) => Err(VaultError::NotNow(format!("{e:#}"))),
@@ -84,5 +93,23 @@ mod tests {
         assert!(matches!(unseal(false, "id", b"nonsense"), Err(VaultError::Never(_))));
         assert!(matches!(unseal(false, "id", b"tpm2\nblob"), Err(VaultError::NotNow(_))));
         assert_eq!(*unseal(false, "id", b"plain\nseed").unwrap(), b"seed");
+    }
+
+    #[test]
+    fn a_key_of_another_tpm_is_told_from_a_tpm_that_is_busy() {
+        // systemd 257 with tpm2-tss 4.1 says so.
+        let other = anyhow::anyhow!(
+            "systemd-creds ended with exit status: 1:\n\
+             WARNING:esys:src/tss2-esys/api/Esys_Load.c:324:Esys_Load_Finish() Received TPM Error \n\
+             ERROR:esys:src/tss2-esys/api/Esys_Load.c:112:Esys_Load() Esys Finish ErrorCode (0x000001df) \n\
+             Failed to unseal secret using TPM2: State not recoverable"
+        );
+        assert!(says(&other, FOREIGN));
+        let gone = anyhow::anyhow!(
+            "systemd-creds ended with exit status: 1:\n\
+             ERROR:tcti:src/tss2-tcti/tcti-device.c:455:Tss2_Tcti_Device_Init() Failed to open specified TCTI device \
+             file /dev/tpmrm0: No such file or directory"
+        );
+        assert!(!says(&gone, FOREIGN));
     }
 }

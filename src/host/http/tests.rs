@@ -228,6 +228,15 @@ fn a_redirect_loop_ends() {
 }
 
 #[test]
+fn a_redirect_out_of_tls_is_one() {
+    let url = |s: &str| reqwest::Url::parse(s).unwrap();
+    assert!(is_downgrade(&url("https://a.example/x"), &url("http://a.example/x")));
+    assert!(!is_downgrade(&url("https://a.example/x"), &url("https://b.example/y")));
+    assert!(!is_downgrade(&url("http://a.example/x"), &url("https://a.example/x")));
+    assert!(!is_downgrade(&url("http://a.example/x"), &url("http://b.example/x")));
+}
+
+#[test]
 fn a_server_that_stalls_or_trickles_is_left() {
     for pause in [60_000, 20] {
         let server = Server::new(move |stream, _, _| {

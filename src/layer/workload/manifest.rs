@@ -56,6 +56,8 @@ pub struct Object {
     pub kind: String,
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.namespace`, where written.
+    pub namespace: Option<String>,
     /// Its pod or pod template; `None` for kinds without one.
     pub pod: Option<Pod>,
     /// `spec.replicas`, where written.
@@ -192,6 +194,7 @@ impl Reader<'_> {
             return None;
         }
         let name = node.at(&["metadata", "name"]).and_then(Node::text).unwrap_or_default().to_string();
+        let namespace = node.at(&["metadata", "namespace"]).and_then(Node::text).map(String::from);
         let pod = match pod_path(&kind) {
             None => None,
             Some(path) => match node.at(path) {
@@ -206,7 +209,7 @@ impl Reader<'_> {
             self.fault(node.place, format!("{kind} has no metadata.name"), None);
         }
         let replicas = node.at(&["spec", "replicas"]).and_then(|n| Some((n.text()?.parse().ok()?, n.place)));
-        Some(Object { document, place: node.place, kind, name, pod, replicas })
+        Some(Object { document, place: node.place, kind, name, namespace, pod, replicas })
     }
 
     fn pod(&mut self, spec: &Node) -> Pod {

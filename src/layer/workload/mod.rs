@@ -5,10 +5,12 @@
 //! | [`name`] | `image:` as written → the one name that Podman looks up |
 //! | [`manifest`] | Kubernetes YAML → the images and host ports in it, or a fault with its line |
 //! | [`container`] | packages' tree + files + command → an OCI image |
+//! | [`archive`] | the same images → the tree of an OCI layout, which becomes an archive that containerd imports |
 //! | [`store`] | OCI images → a containers/storage image store that Podman reads where it lies |
 //!
 //! What runs them, and how they are started, is the business of [`crate::layer::kubernetes`].
 
+pub mod archive;
 pub mod container;
 pub mod manifest;
 pub mod name;

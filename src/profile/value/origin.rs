@@ -71,8 +71,8 @@ impl Shape for Base {
 pub enum Origin {
     /// Upstream's own place and checksums.
     Release,
-    /// An https URL.
-    Https(String),
+    /// An https URL, or an http URL of this machine itself.
+    Url(String),
     /// A file, from the main profile's directory.
     File(String),
     /// An OCI artifact by reference.
@@ -83,7 +83,7 @@ impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Origin::Release => f.write_str("release"),
-            Origin::Https(url) => f.write_str(url),
+            Origin::Url(url) => f.write_str(url),
             Origin::File(path) => write!(f, "file:{path}"),
             Origin::Oci(reference) => write!(f, "oci:{reference}"),
         }
@@ -95,7 +95,10 @@ impl Shape for Origin {
         let text = text(node, reader, "a source", false)?;
         let origin = match text.split_once(':') {
             None if text == "release" => Ok(Origin::Release),
-            Some(("https", _)) if is_url(&text, &["https://"]) => Ok(Origin::Https(text.clone())),
+            Some(("https", _)) if is_url(&text, &["https://"]) => Ok(Origin::Url(text.clone())),
+            Some(("http", rest)) if is_url(&text, &["http://"]) && is_loopback(rest) => {
+                Ok(Origin::Url(text.clone()))
+            }
             Some(("file", path)) => return reader.file(node, path, Content::Locked).map(Origin::File),
             Some(("oci", s)) if is_reference(s) => Ok(Origin::Oci(s.into())),
             _ => {
@@ -109,8 +112,19 @@ impl Shape for Origin {
         origin.map_err(|wrong| reader.wrong(node.place, wrong)).ok()
     }
     fn schema(_: &mut Definitions) -> Json {
-        json!({ "type": "string", "pattern": "^(release|https://.+|file:[^/].*|oci:.+/.+)$" })
+        json!({ "type": "string", "pattern": "^(release|https://.+|http://(localhost|127\\.|\\[::1\\]).*|file:[^/].*|oci:.+/.+)$" })
     }
+}
+
+/// Whether `//host:port/…` is this machine, where nobody stands between that TLS would keep out.
+fn is_loopback(rest: &str) -> bool {
+    let authority = rest.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        _ => authority,
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|a| a.is_loopback())
 }
 
 /// Where the release key is: never the key itself.

@@ -6,6 +6,7 @@ mod copies;
 mod leaks;
 mod networks;
 mod noes;
+mod tpms;
 
 use super::*;
 use forge::device::effects::{Carrier, CarrierKind, NetError};

@@ -356,6 +356,7 @@ fn lock() -> String {
         sets: vec![set("os")],
         packages: vec![package],
         images: vec![],
+        releases: vec![],
         files: vec![LockedFile { path: "app.yaml".into(), size: Bytes(3), digest }],
     }
     .to_text()

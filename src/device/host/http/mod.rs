@@ -11,7 +11,7 @@ mod proxy;
 mod tls;
 
 pub use proxy::Proxy;
-pub use tls::Trust;
+pub use tls::{Trust, configuration};
 
 use super::resolve::{self, Unresolved};
 use std::io::{self, Read, Write};
@@ -173,7 +173,7 @@ impl Client {
         proxy: Option<Proxy>,
         patience: Patience,
     ) -> anyhow::Result<Client> {
-        Ok(Client { origin, tls: tls::config(trust)?, proxy, patience })
+        Ok(Client { origin, tls: configuration(trust)?, proxy, patience })
     }
 
     /// Makes the call.

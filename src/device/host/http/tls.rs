@@ -32,7 +32,10 @@ pub struct Trust {
 }
 
 /// The configuration of connections that believe `trust`.
-pub(super) fn config(trust: &Trust) -> anyhow::Result<Arc<ClientConfig>> {
+///
+/// # Errors
+/// When an authority is no certificate.
+pub fn configuration(trust: &Trust) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     for pem in &trust.authorities {

@@ -9,6 +9,7 @@ use forge::enroll::bootstrap::Trust;
 use forge::enroll::bundle;
 use forge::enroll::claim::Csr;
 use forge::enroll::grant::{File, Item, Material};
+use forge::fleet::makers::Makers;
 use forge::fleet::{Device, GrantSource, Identity, Request, Service, Settings, Store, audit, operator};
 use forge::model::Epoch;
 use forge::sign::PrivateKey;
@@ -59,6 +60,16 @@ impl SimFleet {
     }
 
     pub fn with(settings: Settings, store: Arc<Store>, source: Box<dyn GrantSource>) -> Rc<SimFleet> {
+        SimFleet::believing(settings, store, source, Makers::default())
+    }
+
+    /// A fleet that believes `makers` of TPMs.
+    pub fn believing(
+        settings: Settings,
+        store: Arc<Store>,
+        source: Box<dyn GrantSource>,
+        makers: Makers,
+    ) -> Rc<SimFleet> {
         let keys = boxes::Fleet::of_seed(10);
         let identity = Identity {
             fleet: "shops".into(),
@@ -66,7 +77,7 @@ impl SimFleet {
             grant_key: PrivateKey::from_seed(&keys.grant_key.to_seed()).unwrap(),
             nonce_secret: [9; 32],
         };
-        let service = Service::new(identity, settings, store, source).unwrap();
+        let service = Service::new(identity, settings, store, source).unwrap().with_makers(makers);
         Rc::new(SimFleet { keys, service, time: Cell::default(), deeds: RefCell::default() })
     }
 

@@ -12,9 +12,11 @@ use forge::device::{Device, Pacer, Step, turn};
 use forge::enroll::bundle;
 use forge::enroll::evidence::Facts;
 use forge::model::{Digest, Epoch};
+use forge::tpm::Tpm;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -53,6 +55,9 @@ pub struct SimBox {
     pub facts: Facts,
     /// The TPM's own secret; without one, secrets lie as they are.
     pub tpm: Option<u8>,
+    /// The chip that proves itself, and its maker's certificate; without one, a TPM tells no keys.
+    pub chip: Option<Tpm<UnixStream>>,
+    pub certificate: Option<Vec<u8>>,
     /// The TPM does not answer.
     pub silent: bool,
     pub image: Image,
@@ -111,6 +116,8 @@ impl SimBox {
             disk: SimDisk::new(),
             facts,
             tpm: None,
+            chip: None,
+            certificate: None,
             silent: false,
             image: fleet.image(),
             carriers: carrier.into_iter().collect(),
@@ -326,6 +333,34 @@ impl Vault for SimBox {
         let secret = sealed.strip_prefix(&tag.as_raw()[..]);
         let secret = secret.ok_or_else(|| VaultError::Never("sealed by another TPM".into()))?;
         Ok(Zeroizing::new(secret.iter().zip(tag.as_raw().iter().cycle()).map(|(s, m)| s ^ m).collect()))
+    }
+}
+
+impl Attestor for SimBox {
+    fn tpm_keys(&mut self) -> Result<TpmKeys, String> {
+        self.tick();
+        let Some(chip) = self.chip.as_mut().filter(|_| !self.silent) else {
+            self.time += Duration::from_secs(50);
+            return Err("the TPM has not answered for 50 s".into());
+        };
+        let (ek, ak) = (chip.endorsement_key().unwrap(), chip.attestation_key().unwrap());
+        let keys = TpmKeys {
+            ek_public: ek.public().to_vec(),
+            ek_certificate: self.certificate.clone(),
+            ak_public: ak.public().to_vec(),
+        };
+        chip.flush(ek).unwrap();
+        chip.flush(ak).unwrap();
+        Ok(keys)
+    }
+    fn activate_credential(&mut self, blob: &[u8], secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+        self.tick();
+        let chip = self.chip.as_mut().filter(|_| !self.silent).ok_or("the TPM has not answered for 50 s")?;
+        let (ek, ak) = (chip.endorsement_key().unwrap(), chip.attestation_key().unwrap());
+        let opened = chip.activate(&ek, &ak, blob, secret).map(Zeroizing::new);
+        chip.flush(ek).unwrap();
+        chip.flush(ak).unwrap();
+        opened.map_err(|e| e.to_string())
     }
 }
 
