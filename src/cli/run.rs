@@ -128,7 +128,8 @@ pub fn only_disk(dir: &Path, manifest: &Manifest, wanted: Option<Arch>) -> anyho
             Err(error::of(Kind::Input, anyhow!("{} has several architectures", dir.display())))
                 .hint("say which with --arch")
         }
-        (None, _) => Err(error::of(Kind::Input, anyhow!("{} has no disk image to run", dir.display()))),
+        (None, _) => Err(error::of(Kind::Input, anyhow!("{} has no disk image to run", dir.display())))
+            .hint("what runs is a disk of the format `raw.zst` or `raw`: name one in `image.disk-formats`"),
     }
 }
 

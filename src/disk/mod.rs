@@ -1,7 +1,8 @@
 //! Disk images: partitions, file systems, and how they lie on a disk.
 //!
 //! [`write()`] turns a [`DiskSpec`] into a raw, sparse image; [`DiskImage`] opens one again and [`verify()`] goes through
-//! every byte of it. The formats are rooms of their own: [`gpt`], [`fat`], [`erofs`], and
+//! every byte of it. [`compose()`] leaves the pieces where they are, as [`Extents`], for the files of hypervisors that
+//! [`mod@format`] makes of them. The formats are rooms of their own: [`gpt`], [`fat`], [`erofs`], and
 //! [`crate::boot::verity`] for hash trees. Standards: UAPI.2 (Discoverable Partitions). Knows no profile and no keys.
 //!
 //! ```text
@@ -16,7 +17,11 @@
 pub mod compressed;
 #[cfg(feature = "cli")]
 pub mod erofs;
+#[cfg(feature = "cli")]
+mod extents;
 pub mod fat;
+#[cfg(feature = "cli")]
+pub mod format;
 #[cfg(feature = "cli")]
 pub mod gpt;
 #[cfg(feature = "cli")]
@@ -27,13 +32,15 @@ pub mod verify;
 mod write;
 
 #[cfg(feature = "cli")]
+pub use extents::Extents;
+#[cfg(feature = "cli")]
 pub use image::{DiskImage, ImageError};
 #[cfg(feature = "cli")]
 pub use verify::{DiskFault, DiskReport, verify};
 #[cfg(feature = "cli")]
 use write::first_nonzero;
 #[cfg(feature = "cli")]
-pub use write::{DiskError, DiskSpec, PartitionContent, PartitionSpec, partition_length, write};
+pub use write::{DiskError, DiskSpec, PartitionContent, PartitionSpec, compose, partition_length, write};
 
 /// The size of FORGE-ENROLL and of a bundle's stick, in bytes: a bundle is kilobytes, and less is no FAT16 that
 /// everything mounts.

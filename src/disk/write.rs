@@ -1,13 +1,14 @@
 //! A [`DiskSpec`] → a raw disk image: partitions one behind the other, each with its content.
 
-use super::fat;
 use super::gpt::{ALIGNMENT, GptError, HEAD, Partition, PartitionType, TAIL, Table};
+use super::{Extents, fat};
 use crate::model::Guid;
 use crate::tree::{Content, Tree};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// A disk to be written.
 #[derive(Clone, Debug)]
@@ -106,6 +107,19 @@ impl DiskSpec {
         }
         Table { disk: self.guid, length: (at + TAIL).next_multiple_of(ALIGNMENT), partitions }
     }
+
+    /// The same disk with the partitions that are images left empty, each in its place: for what takes images from where
+    /// they are.
+    pub fn without_images(&self) -> DiskSpec {
+        let mut bare = self.clone();
+        for partition in &mut bare.partitions {
+            if let PartitionContent::Image(content) = &partition.content {
+                partition.min_length = partition.min_length.max(content.len());
+                partition.content = PartitionContent::Empty;
+            }
+        }
+        bare
+    }
 }
 
 /// The length in bytes of the partition that holds `content` bytes: rounded up to 1 MiB.
@@ -147,6 +161,29 @@ pub fn write(spec: &DiskSpec, out: &File) -> Result<Table, DiskError> {
         }
     }
     Ok(table)
+}
+
+/// Gives every piece of the disk its place and copies none: what is written here, table and FAT volumes, goes to the
+/// empty file `scratch`, images stay in their own files.
+///
+/// # Errors
+/// As [`write()`].
+pub fn compose(spec: &DiskSpec, scratch: Arc<File>) -> Result<Extents, DiskError> {
+    let table = write(&spec.without_images(), &scratch)?;
+    let written = Content::of_file(scratch)?;
+    let mut disk = Extents::new(table.length);
+    let mut at = 0;
+    for (partition, place) in spec.partitions.iter().zip(&table.partitions) {
+        if let PartitionContent::Image(content) = &partition.content {
+            if place.offset > at {
+                disk.push(at, written.slice(at, place.offset - at)?)?;
+            }
+            disk.push(place.offset, content.clone())?;
+            at = place.offset + place.length;
+        }
+    }
+    disk.push(at, written.slice(at, table.length - at)?)?;
+    Ok(disk)
 }
 
 /// The first byte of `range` that is not zero; holes of the file are not read.

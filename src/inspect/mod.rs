@@ -13,6 +13,7 @@ pub mod text;
 
 use crate::contents::{ContainerImage, Contents, Detail, Package};
 use crate::disk::compressed;
+use crate::disk::format::Format;
 use crate::error::{Kind, Mark as _};
 use crate::host::cancel::Cancel;
 use crate::lock::Lock;
@@ -214,6 +215,11 @@ pub fn open(path: &Path, name: &str, env: &Env<'_>) -> anyhow::Result<Inspected>
     let mut file =
         File::open(path).with_context(|| format!("opening {}", path.display())).kind(Kind::Input)?;
     let filled = file.read(&mut start).with_context(|| format!("reading {}", path.display()))?;
+    if let Some(format) = Format::of(&start[..filled]) {
+        let what = anyhow::anyhow!("{name} is a disk as {}, which is not looked into", format.extension());
+        return Err(crate::error::of(Kind::Input, what))
+            .hint("inspect the raw or raw.zst image of the same release: it is the same disk");
+    }
     match &start[..filled] {
         [b'M', b'Z', ..] => disk::kernel_file(path, name).kind(Kind::Verify),
         [b'#', ..] | [b's', b'c', b'h', ..] => lock(path, name),

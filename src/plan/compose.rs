@@ -3,6 +3,7 @@
 use super::distribution;
 use super::*;
 use crate::boot::{self, slot::Volume};
+use crate::disk::format::Format;
 use crate::layer::kubernetes::{cluster, podman};
 use crate::layer::site;
 use crate::layer::workload::manifest;
@@ -231,11 +232,6 @@ impl Composer<'_> {
                 return Err(not_built("image.artifacts", format!("{artifact:?}").to_lowercase(), arch));
             }
         }
-        for format in &wanted.disk_formats {
-            if !matches!(format, DiskFormat::Raw | DiskFormat::RawZst) {
-                return Err(not_built("image.disk-formats", format!("{format:?}").to_lowercase(), arch));
-            }
-        }
         let packages = self.rootfs(arch, "packages", OS_SET, Purpose::Os)?;
         let os = self.step(arch, "os", Recipe::Os(Os { packages }));
         let payload = self.payload(arch, wanted)?;
@@ -433,25 +429,13 @@ impl Composer<'_> {
         };
         let uki = self.step(arch, "uki", Recipe::Uki(uki));
         for format in &wanted.disk_formats {
-            let compressed = *format == DiskFormat::RawZst;
-            let file = if compressed { "disk.raw.zst" } else { "disk.raw" };
-            let frames = compressed.then(|| {
-                let mut frames = vec![];
-                for (what, volume, step) in
-                    [("root", Volume::Root, Some(&root)), ("payload", Volume::Payload, payload.as_ref())]
-                {
-                    for output in ["image", "verity"] {
-                        frames.extend(step.map(|of| {
-                            self.step(
-                                arch,
-                                &format!("{what}-{output}-frame"),
-                                Recipe::Frame(Frame { of: of.clone(), output: output.into(), volume }),
-                            )
-                        }));
-                    }
-                }
-                frames
-            });
+            let form = match format {
+                DiskFormat::Raw => DiskForm::Raw,
+                DiskFormat::RawZst => DiskForm::Compressed(self.frames(arch, &root, payload.as_ref())),
+                DiskFormat::Qcow2 => DiskForm::Machine(Format::Qcow2),
+                DiskFormat::Vmdk => DiskForm::Machine(Format::Vmdk),
+                DiskFormat::Vhdx => DiskForm::Machine(Format::Vhdx),
+            };
             let disk = Disk {
                 arch,
                 name: name.clone(),
@@ -460,10 +444,27 @@ impl Composer<'_> {
                 uki: uki.clone(),
                 root: root.clone(),
                 payload: payload.clone(),
-                frames,
+                form,
             };
-            let id = self.step(arch, file, Recipe::Disk(disk));
-            target.files.insert(file.into(), (id, file.into()));
+            let file = disk.file();
+            let id = self.step(arch, &file, Recipe::Disk(disk));
+            target.files.insert(file.clone(), (id, file));
         }
+    }
+
+    /// The frames of a compressed image: each of the root and payload file systems and their trees.
+    fn frames(&mut self, arch: Arch, root: &StepId, payload: Option<&StepId>) -> Vec<StepId> {
+        let mut frames = vec![];
+        for (what, volume, step) in
+            [("root", Volume::Root, Some(root)), ("payload", Volume::Payload, payload)]
+        {
+            for output in ["image", "verity"] {
+                frames.extend(step.map(|of| {
+                    let frame = Frame { of: of.clone(), output: output.into(), volume };
+                    self.step(arch, &format!("{what}-{output}-frame"), Recipe::Frame(frame))
+                }));
+            }
+        }
+        frames
     }
 }

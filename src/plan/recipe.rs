@@ -2,6 +2,7 @@
 
 use super::StepId;
 use crate::boot::slot::Volume;
+use crate::disk::format::Format;
 use crate::layer::kubernetes::cluster::{Role, Start};
 use crate::model::{Arch, Digest, Epoch, SiteName};
 use crate::oci::layer::Codec;
@@ -33,7 +34,7 @@ pub enum Recipe {
     Uki(Uki),
     /// One partition's content → the zstd frame `frame.zst` that a compressed disk image is put together from.
     Frame(Frame),
-    /// Partitions → a disk image: `disk.raw` or `disk.raw.zst`.
+    /// Partitions → a disk image: `disk.` and the extension of its [form](DiskForm).
     Disk(Disk),
     /// A layer → an OCI blob: `blob`; facts `media-type` and `diff-id`.
     Blob(Blob),
@@ -319,8 +320,40 @@ pub struct Disk {
     pub root: StepId,
     /// The payload.
     pub payload: Option<StepId>,
-    /// Of a compressed image: the [`Frame`] steps of root, its tree, payload and its tree, as far as they are there.
-    pub frames: Option<Vec<StepId>>,
+    /// As what it is written.
+    pub form: DiskForm,
+}
+
+/// As what a disk is written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskForm {
+    /// The plain bytes.
+    Raw,
+    /// zstd frames one behind the other; in it the [`Frame`] steps of root, its tree, payload and its tree, as far as they
+    /// are there.
+    Compressed(Vec<StepId>),
+    /// A hypervisor's format.
+    Machine(Format),
+}
+
+impl Disk {
+    /// The output's name, which is the artifact's.
+    pub fn file(&self) -> String {
+        let extension = match &self.form {
+            DiskForm::Raw => "raw",
+            DiskForm::Compressed(_) => "raw.zst",
+            DiskForm::Machine(format) => format.extension(),
+        };
+        format!("disk.{extension}")
+    }
+
+    fn frames(&self) -> &[StepId] {
+        match &self.form {
+            DiskForm::Compressed(frames) => frames,
+            DiskForm::Raw | DiskForm::Machine(_) => &[],
+        }
+    }
 }
 
 /// A compressed layer.
@@ -380,7 +413,7 @@ impl Recipe {
             Recipe::Disk(disk) => [&disk.os, &disk.uki, &disk.root]
                 .into_iter()
                 .chain(&disk.payload)
-                .chain(disk.frames.iter().flatten())
+                .chain(disk.frames())
                 .collect(),
             Recipe::Blob(blob) => vec![&blob.layer],
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! DIST/SITE/VERSION/
 //!   oci/                        layout; one index over the architectures, signatures as referrers
-//!   ARCH/disk.raw.zst           and ARCH/disk.raw.zst.sigstore.json
+//!   ARCH/disk.raw.zst           or .raw, .qcow2, .vmdk, .vhdx; and ARCH/disk.raw.zst.sigstore.json
 //!   manifest.json               what each file is, and what it was made from
 //!   report.html                 the same for people: what is inside, and what is big
 //!   SHA256SUMS  SHA256SUMS.sig  every file but these two

@@ -178,13 +178,17 @@ pub fn digests(dir: &Path) -> BTreeMap<String, String> {
     walk(dir, &mut |path, kind| {
         let name = path.strip_prefix(dir).unwrap().display().to_string();
         if kind.is_file() {
-            let file = std::fs::File::open(path).unwrap();
-            all.insert(name, forge::model::Digest::of_reader(file).unwrap().0.to_string());
+            all.insert(name, digest(path));
         } else if kind.is_symlink() {
             all.insert(name, format!("link {}", std::fs::read_link(path).unwrap().display()));
         }
     });
     all
+}
+
+/// The digest of a file.
+pub fn digest(path: &Path) -> String {
+    forge::model::Digest::of_reader(std::fs::File::open(path).unwrap()).unwrap().0.to_string()
 }
 
 /// Every entry below `dir`, directories before what is in them.

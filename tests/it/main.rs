@@ -17,6 +17,7 @@ mod device;
 mod disk;
 mod fixture;
 mod fleet;
+mod formats;
 mod golden;
 mod inspect;
 mod kubernetes;

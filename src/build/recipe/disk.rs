@@ -1,4 +1,4 @@
-//! Partitions → a disk image, plain or as zstd frames.
+//! Partitions → a disk image: plain, as zstd frames, or in a hypervisor's format.
 
 use super::Kitchen;
 use crate::boot::root;
@@ -9,11 +9,12 @@ use crate::disk::gpt::{PartitionType, flag};
 use crate::disk::{self, DiskSpec, ENROLL_LABEL, ENROLL_SIZE, PartitionContent, PartitionSpec, compressed};
 use crate::host::fs;
 use crate::model::{Digest, Guid};
-use crate::plan::{Disk, Frame, StepId};
+use crate::plan::{Disk, DiskForm, Frame, StepId};
 use crate::template;
 use crate::tree::{Content, Node, NodeKind, Tree, TreePath};
 use anyhow::Context as _;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
@@ -42,28 +43,39 @@ pub(super) fn lengths(entry: &Entry, volume: Volume) -> anyhow::Result<(u64, u64
     Ok((data, volume.hash_partition(data)))
 }
 
-/// Writes `disk.raw` or `disk.raw.zst`.
+/// Writes the image in its form.
 pub fn run(spec: &Disk, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let disk = layout(spec, kitchen)?;
-    kitchen.stage.fact("volumes", volumes(&disk)?);
-    let Some(frames) = &spec.frames else {
-        disk::write(&disk, &kitchen.stage.create("disk.raw")?)?;
-        kitchen.stage.hash("disk.raw")?;
-        return Ok(());
-    };
-    // The partitions that have frames are left as holes in the plain image, which is only read between them.
-    let mut bare = disk.clone();
-    let mut framed = frames.iter();
-    for partition in &mut bare.partitions {
-        if let PartitionContent::Image(content) = &partition.content {
-            partition.min_length = partition.min_length.max(content.len());
-            partition.content = PartitionContent::Empty;
+    let file = spec.file();
+    let out = kitchen.stage.create(&file)?;
+    match &spec.form {
+        DiskForm::Raw => {
+            disk::write(&disk, &out)?;
+        }
+        DiskForm::Compressed(frames) => joined(&disk, frames, out, kitchen)?,
+        DiskForm::Machine(format) => {
+            let scratch = fs::anonymous(&kitchen.env.cache.work())?;
+            let pieces = disk::compose(&disk, Arc::new(scratch))?;
+            disk::format::write(*format, &pieces, disk.guid, &out)?;
         }
     }
+    kitchen.stage.hash(&file)?;
+    // A check of the release goes through the disk where the file can be read as one.
+    if !matches!(spec.form, DiskForm::Machine(_)) {
+        kitchen.stage.fact("volumes", volumes(&disk)?);
+    }
+    Ok(())
+}
+
+/// Writes a compressed disk: partitions' frames, and what lies between them as frames of its own.
+fn joined(disk: &DiskSpec, frames: &[StepId], out: File, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let threads = kitchen.env.threads as u32;
+    let mut framed = frames.iter();
     let plain = Arc::new(fs::anonymous(&kitchen.env.cache.work())?);
-    let table = disk::write(&bare, &plain)?;
+    // Only read between the partitions that have frames.
+    let table = disk::write(&disk.without_images(), &plain)?;
     let plain = Content::of_file(plain)?;
-    let mut out = io::BufWriter::with_capacity(1 << 20, kitchen.stage.create("disk.raw.zst")?);
+    let mut out = io::BufWriter::with_capacity(1 << 20, out);
     let mut at = 0;
     for (partition, place) in disk.partitions.iter().zip(&table.partitions) {
         if !matches!(partition.content, PartitionContent::Image(_)) {
@@ -71,15 +83,13 @@ pub fn run(spec: &Disk, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         }
         let frame = framed.next().context("a partition has no frame")?;
         if place.offset > at {
-            out = compressed::write(&plain.slice(at, place.offset - at)?, out, kitchen.env.threads as u32)?;
+            out = compressed::write(&plain.slice(at, place.offset - at)?, out, threads)?;
         }
         io::copy(&mut kitchen.entry(frame)?.open("frame.zst")?, &mut out)?;
         at = place.offset + place.length;
     }
-    out = compressed::write(&plain.slice(at, table.length - at)?, out, kitchen.env.threads as u32)?;
+    out = compressed::write(&plain.slice(at, table.length - at)?, out, threads)?;
     out.flush()?;
-    drop(out);
-    kitchen.stage.hash("disk.raw.zst")?;
     kitchen.stage.fact("length", table.length);
     Ok(())
 }

@@ -24,6 +24,10 @@ choice! {
         RawZst = "raw.zst",
         /// QEMU's copy-on-write format, version 3.
         Qcow2 = "qcow2",
+        /// VMware's format as a stream, for OVF packages and vSphere.
+        Vmdk = "vmdk",
+        /// Hyper-V's format, dynamic.
+        Vhdx = "vhdx",
     }
 }
 choice! {
