@@ -11,6 +11,7 @@ use crate::lock::{self, Freshness, Lock, Moves};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::plan::{self, Plan, Recipe};
 use crate::profile::{self, EnrollMode, Origin, Profile};
+use crate::run::tools::ToolRoot;
 use crate::source::blobs::Blobs;
 use crate::source::release::Place;
 use crate::toolbox;
@@ -120,6 +121,18 @@ impl Workshop {
             blobs: Blobs::open(&session.cache_dir.join("blobs"))?,
             client: if offline { Client::offline() } else { Client::new()? },
         })
+    }
+
+    /// The programs of Debian's `packages`, from the session's cache or fetched into it.
+    pub fn tools(&self, session: &Session, packages: &[&str]) -> anyhow::Result<ToolRoot> {
+        let env = toolbox::Env {
+            root: &session.cache_dir.join("tools"),
+            client: &self.client,
+            blobs: &self.blobs,
+            cancel: &session.cancel,
+            observer: &session.ui,
+        };
+        toolbox::open(packages, &env)
     }
 }
 
@@ -338,14 +351,7 @@ fn emulators(session: &Session, plan: &Plan, shop: &Workshop) -> anyhow::Result<
         if Some(arch) == Arch::host() || emulators.contains_key(&arch) || shop.cache.reason(step)?.is_none() {
             continue;
         }
-        let env = toolbox::Env {
-            root: &session.cache_dir.join("tools"),
-            client: &shop.client,
-            blobs: &shop.blobs,
-            cancel: &session.cancel,
-            observer: &session.ui,
-        };
-        let tools = toolbox::open(&[emulation::PACKAGE], &env).context("getting an emulator")?;
+        let tools = shop.tools(session, &[emulation::PACKAGE]).context("getting an emulator")?;
         emulators.insert(arch, tools.file(&format!("usr/bin/{}", emulation::program(arch)))?);
     }
     Ok(emulators)

@@ -9,7 +9,6 @@ use crate::model::{Arch, Digest};
 use crate::release::{MANIFEST, Manifest};
 use crate::run::qemu::{self, Forward, RunSpec, Serial};
 use crate::run::{self, bundle, disk, tpm};
-use crate::toolbox;
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
 
@@ -17,14 +16,7 @@ use std::path::{Path, PathBuf};
 pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Result<()> {
     let (artifact, arch) = artifact(path, options.arch)?;
     let shop = Workshop::open(session, false)?;
-    let env = toolbox::Env {
-        root: &session.cache_dir.join("tools"),
-        client: &shop.client,
-        blobs: &shop.blobs,
-        cancel: &session.cancel,
-        observer: &session.ui,
-    };
-    let tools = toolbox::open(run::packages(arch), &env)?;
+    let tools = shop.tools(session, run::packages(arch))?;
     let work = session.cache_dir.join("run");
     let size = options.disk << 30;
     let disk = match &options.persist {
@@ -69,7 +61,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
                 fresh.insert(dir).path().to_path_buf()
             }
         };
-        Some(tpm::Swtpm::start(&toolbox::open(tpm::PACKAGES, &env)?, &dir)?)
+        Some(tpm::Swtpm::start(&shop.tools(session, tpm::PACKAGES)?, &dir)?)
     } else {
         None
     };

@@ -8,8 +8,8 @@ use super::run::{manifest, newest, only_disk};
 use crate::error::{self, Kind, Mark as _};
 use crate::host::fs;
 use crate::model::Digest;
+use crate::run;
 use crate::trial::{Case, Outcome, Trial, proof};
-use crate::{run, toolbox};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,19 +22,12 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
     let root = key::named(&args.root)?;
     let signer = args.sign.as_deref().map(key::named).transpose()?;
     let shop = Workshop::open(session, false)?;
-    let env = toolbox::Env {
-        root: &session.cache_dir.join("tools"),
-        client: &shop.client,
-        blobs: &shop.blobs,
-        cancel: &session.cancel,
-        observer: &session.ui,
-    };
-    let tools = toolbox::open(run::packages(arch), &env)?;
+    let tools = shop.tools(session, run::packages(arch))?;
     let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
     let with_tpm = cases.iter().any(|case| case.needs_tpm());
-    let tpm_tools = with_tpm.then(|| toolbox::open(run::tpm::PACKAGES, &env)).transpose()?;
+    let tpm_tools = with_tpm.then(|| shop.tools(session, run::tpm::PACKAGES)).transpose()?;
     let with_wire = cases.iter().any(|case| case.needs_wire());
-    let wire_tools = with_wire.then(|| toolbox::open(run::wire::PACKAGES, &env)).transpose()?;
+    let wire_tools = with_wire.then(|| shop.tools(session, run::wire::PACKAGES)).transpose()?;
     let scratch = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&session.cache_dir)?;
     let work = args.keep.clone().unwrap_or_else(|| scratch.path().into());
     fs::make_private_dir(&work)?;

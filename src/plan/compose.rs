@@ -6,8 +6,8 @@ use crate::boot::{self, slot::Volume};
 use crate::disk::format::Format;
 use crate::layer::kubernetes::{cluster, podman};
 use crate::layer::site;
-use crate::layer::workload::manifest;
 use crate::layer::workload::name::ImageName;
+use crate::layer::workload::{self, manifest};
 use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
 use crate::model::Bytes;
 use crate::oci::layer::Codec;
@@ -139,7 +139,7 @@ fn images(
                 .map_err(|faults| PlanError::Manifests(told(&faults)))?;
             manifests.push((parsed, Content::from(bytes)));
         }
-        workloads.push(podman::Workload {
+        workloads.push(workload::Workload {
             name: workload.name.as_str().into(),
             required: workload.required,
             manifests,

@@ -19,32 +19,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The package set *boot* of the benchmarks.
-const BOOT: &[&str] = &[
-    "systemd",
-    "systemd-sysv",
-    "systemd-boot",
-    "systemd-resolved",
-    "systemd-timesyncd",
-    "systemd-repart",
-    "udev",
-    "dbus",
-    "linux-image-amd64",
-    "initramfs-tools",
-    "zstd",
-    "ca-certificates",
-    "iproute2",
-    "nftables",
-    "openssh-server",
-    "curl",
-    "jq",
-    "cryptsetup-bin",
-    "e2fsprogs",
-    "erofs-utils",
-    "kmod",
-    "dosfstools",
-];
-
 fn network() -> bool {
     let wanted = std::env::var_os("FORGE_TEST_NETWORK").is_some_and(|v| v == "1");
     if !wanted {
@@ -114,7 +88,7 @@ fn solutions_are_those_of_apt() {
     eprintln!("{} packages of {} suites in {:?}", archive.index.len(), sources.len(), started.elapsed());
     let sets: [&[&str]; 4] = [
         &[],
-        BOOT,
+        crate::support::BOOT,
         &["python3", "openssh-server", "nginx", "podman"],
         &["gnome-core", "task-kde-desktop", "libreoffice", "build-essential", "default-jdk", "postgresql"],
     ];

@@ -6,8 +6,8 @@ use forge::host::cancel::Cancel;
 use forge::host::tool::ToolCall;
 use forge::layer::kubernetes::podman;
 use forge::layer::workload::container::{self, File, Spec};
-use forge::layer::workload::manifest;
 use forge::layer::workload::store::{ImageLayer, OciImage, store_tree};
+use forge::layer::workload::{self, manifest};
 use forge::model::{Arch, Digest, Epoch};
 use forge::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeMap;
@@ -181,7 +181,7 @@ fn from_registry(layers: Vec<Tree>, repository: &str) -> OciImage {
 
 fn payload(root: &Path, images: &[OciImage]) -> Tree {
     let parsed = manifest::parse("pos.yaml", POD.as_bytes()).unwrap();
-    let workload = podman::Workload {
+    let workload = workload::Workload {
         name: "point-of-sale".into(),
         required: true,
         manifests: vec![(parsed, POD.as_bytes().to_vec().into())],

@@ -4,6 +4,32 @@
 
 use std::path::{Path, PathBuf};
 
+/// The package set *boot* of the benchmarks.
+pub const BOOT: &[&str] = &[
+    "systemd",
+    "systemd-sysv",
+    "systemd-boot",
+    "systemd-resolved",
+    "systemd-timesyncd",
+    "systemd-repart",
+    "udev",
+    "dbus",
+    "linux-image-amd64",
+    "initramfs-tools",
+    "zstd",
+    "ca-certificates",
+    "iproute2",
+    "nftables",
+    "openssh-server",
+    "curl",
+    "jq",
+    "cryptsetup-bin",
+    "e2fsprogs",
+    "erofs-utils",
+    "kmod",
+    "dosfstools",
+];
+
 /// A foreign program, found in PATH or below `FORGE_ORACLES` (what hack/oracles made). Where it is missing, says so and gives `None`; with `FORGE_TEST_REQUIRE_TOOLS=1`
 /// that is a failure.
 pub fn tool(name: &str) -> Option<PathBuf> {

@@ -7,9 +7,9 @@ use crate::host::fs;
 use crate::layer::kubernetes::cluster;
 use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE_PACKAGE};
 use crate::layer::workload::archive::{self, ArchivedImage};
-use crate::layer::workload::container;
 use crate::layer::workload::manifest::{self, Manifest};
 use crate::layer::workload::store::{ImageLayer, MAX_LAYERS, OciImage, store_tree};
+use crate::layer::workload::{self, container};
 use crate::model::digest::HashingWriter;
 use crate::oci;
 use crate::plan::{Container, Package, Payload, Runner, Workload};
@@ -73,7 +73,7 @@ fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
     };
     let workload = |w: &Workload| {
         let manifests = manifests(w, kitchen)?;
-        Ok(cluster::Workload { name: w.name.clone(), required: w.required, manifests })
+        Ok(workload::Workload { name: w.name.clone(), required: w.required, manifests })
     };
     let workloads = spec.workloads.iter().map(workload).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(cluster::payload_tree(&workloads, archive)?)
@@ -168,9 +168,9 @@ fn refused(error: io::Error) -> anyhow::Error {
     }
 }
 
-fn workload(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<podman::Workload> {
+fn workload(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<workload::Workload> {
     let manifests = manifests(spec, kitchen)?;
-    Ok(podman::Workload { name: spec.name.clone(), required: spec.required, manifests })
+    Ok(workload::Workload { name: spec.name.clone(), required: spec.required, manifests })
 }
 
 fn manifests(spec: &Workload, kitchen: &Kitchen<'_>) -> anyhow::Result<Vec<(Manifest, Content)>> {

@@ -16,8 +16,8 @@
 //! State is the distribution's own, below `/var/lib/rancher`. `/usr/lib/forge/kubernetes`, run before each start, links
 //! images and manifests into it and repairs what a power cut is known to break; it says how.
 
-use crate::layer::workload::WORKLOADS;
-use crate::layer::workload::manifest::{Manifest, Object};
+use crate::layer::workload::manifest::Object;
+use crate::layer::workload::{WORKLOADS, Workload};
 use crate::model::Digest;
 use crate::template::cluster as template;
 use crate::tree::{BadPath, Content, Node, Tree, TreeError, TreePath};
@@ -114,17 +114,6 @@ pub struct Spec {
     pub config: BTreeMap<String, Json>,
     /// Registries and their mirrors: `registries.yaml`, where there are any.
     pub registries: BTreeMap<String, Json>,
-}
-
-/// A workload: manifests that are deployed together.
-#[derive(Clone, Debug)]
-pub struct Workload {
-    /// A DNS label.
-    pub name: String,
-    /// The boot is good only when it runs.
-    pub required: bool,
-    /// Its files, parsed and as they are.
-    pub manifests: Vec<(Manifest, Content)>,
 }
 
 /// Trees that cannot be made.

@@ -17,7 +17,7 @@
 //! Written for Podman 5.4 (Debian trixie) and systemd 257. Runs as root, with no user namespace and no network at start.
 
 use crate::layer::workload::manifest::{Fault, Manifest, Pod};
-use crate::layer::workload::{IMAGES, PAYLOAD, WORKLOADS};
+use crate::layer::workload::{IMAGES, PAYLOAD, WORKLOADS, Workload};
 use crate::template::podman as template;
 use crate::tree::{BadPath, Content, Node, Tree, TreeError, TreePath};
 use std::collections::BTreeMap;
@@ -38,17 +38,6 @@ const HOST_PORTS: &str = "host-ports";
 const SYSTEM: &str = "usr/lib/systemd/system";
 const WANTS: &str = "forge-workloads.target.wants";
 const REQUIRES: &str = "forge-required-workloads.target.requires";
-
-/// A workload: manifests that are started together.
-#[derive(Clone, Debug)]
-pub struct Workload {
-    /// A DNS label: the unit's instance and the directory.
-    pub name: String,
-    /// The boot is good only when it runs.
-    pub required: bool,
-    /// Its files, parsed and as they are.
-    pub manifests: Vec<(Manifest, Content)>,
-}
 
 /// Trees that cannot be made.
 #[derive(Debug, thiserror::Error)]

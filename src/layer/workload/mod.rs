@@ -16,6 +16,19 @@ pub mod manifest;
 pub mod name;
 pub mod store;
 
+use crate::tree::Content;
+
+/// A workload: manifests that are started together.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// A DNS label: the directory, and what its units are named for.
+    pub name: String,
+    /// The boot is good only when it runs.
+    pub required: bool,
+    /// Its files, parsed and as they are.
+    pub manifests: Vec<(manifest::Manifest, Content)>,
+}
+
 /// Where the payload partition is mounted on the device, read-only, before the root is switched.
 pub const PAYLOAD: &str = "/usr/lib/forge/payload";
 /// Directory of the image store, below the payload's root.
