@@ -13,6 +13,7 @@
 //! | [`release`] | built → [`release::Release`] | [`release::seal`]; back by [`release::verify`] | keys |
 //! | [`publish`] | release → registry | [`publish::push`] | registry |
 //! | [`enroll`] | fleet keys, inventory → bundles | [`enroll::issue()`], onto a [`carrier`] | nothing |
+//! | [`seed`] | profile, inventory → what boxes with other systems are told | [`seed::emit`], onto a [`carrier`] | nothing |
 //! | [`run`] | disk image → a booted device | [`run::run`] | pinned tools ([`toolbox`]) |
 //! | [`trial`] | disk image → does it join its fleet? | [`trial::Trial::run`] | pinned tools, a fleet of its own |
 //!
@@ -74,6 +75,8 @@ pub mod release;
 pub mod run;
 #[cfg(feature = "cli")]
 pub mod seal;
+#[cfg(feature = "cli")]
+pub mod seed;
 pub mod sign;
 #[cfg(feature = "cli")]
 pub mod source;

@@ -288,6 +288,15 @@ pub enum EnrollVerb {
         after_help = "Examples:\n  forge enroll bundle store.toml --inventory devices.csv\n  forge enroll bundle store.toml --batch spring --boxes 200 --carrier image"
     )]
     Bundle(BundleArgs),
+    /// Write what boxes with other systems are told: a seed for each box of the inventory
+    ///
+    /// From the same profile and inventory as bundles: names, labels, people, time, static networks, proxy and authorities; and
+    /// what Palette's, Flight Control's or Elemental's side needs, below [agent] and [export]. Seeds hold secrets: they are
+    /// written for this user alone.
+    #[command(
+        after_help = "Examples:\n  forge enroll export store.toml --format nocloud --image\n  forge enroll export store.toml --format ignition --inventory devices.csv"
+    )]
+    Export(ExportArgs),
     /// Answer requests that a stick brought from boxes without a network
     ///
     /// A box leaves `requests/DEVICE.req` on a stick whose partition is named FORGE-ENROLL-RW. What is written goes back on
@@ -340,6 +349,56 @@ pub struct BundleArgs {
     /// A new directory for them [default: dist/SITE/enroll/SERIAL]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// What seeds are made of.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The profile
+    pub profile: PathBuf,
+    /// Overrides a value of the profile (`--set export.proxy="http://proxy.example:3128"`)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Which system reads it
+    #[arg(long, value_enum)]
+    pub format: SeedFormat,
+    /// The boxes (CSV: name, macs, labels, address, …) [default: the profile's]
+    #[arg(long, value_name = "CSV")]
+    pub inventory: Option<PathBuf>,
+    /// `NAME.img`, a FAT volume with the label that the system looks for, and no folder
+    #[arg(long)]
+    pub image: bool,
+    /// A new directory for them [default: dist/SITE/export/FORMAT]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// A format of seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SeedFormat {
+    /// cloud-init's NoCloud; with `agent.kind = "palette"` the user-data of Palette's agent
+    Nocloud,
+    /// Ignition 3.3
+    Ignition,
+    /// SUSE's Combustion
+    Combustion,
+    /// Flight Control's agent
+    Flightctl,
+    /// Elemental's registration
+    Elemental,
+}
+
+impl SeedFormat {
+    /// As on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SeedFormat::Nocloud => "nocloud",
+            SeedFormat::Ignition => "ignition",
+            SeedFormat::Combustion => "combustion",
+            SeedFormat::Flightctl => "flightctl",
+            SeedFormat::Elemental => "elemental",
+        }
+    }
 }
 
 /// Verbs of the fleet's endpoint.

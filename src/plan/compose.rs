@@ -12,7 +12,7 @@ use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVarian
 use crate::model::Bytes;
 use crate::oci::layer::Codec;
 use crate::profile::{
-    self, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Origin, Profile,
+    self, AgentKind, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Origin, Profile,
 };
 use crate::tree::Content;
 use std::collections::BTreeSet;
@@ -34,6 +34,9 @@ pub enum PlanError {
     /// Manifests that the runtime would not take: file, line, and what would be right, a line each.
     #[error("{0}")]
     Manifests(String),
+    /// An agent that comes in its vendor's image.
+    #[error("Palette's agent comes in Palette's own image, which forge does not build")]
+    Palette,
     /// Devices that enrol need a program that was not given.
     #[error("`enroll.mode` asks for the program forge-device for {0}, which is not there")]
     NoProgram(Arch),
@@ -227,6 +230,9 @@ impl Composer<'_> {
     }
 
     fn target(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Target, PlanError> {
+        if wanted.agent.kind == AgentKind::Palette {
+            return Err(PlanError::Palette);
+        }
         for artifact in &wanted.artifacts {
             if !matches!(artifact, Artifact::Oci | Artifact::Disk) {
                 return Err(not_built("image.artifacts", format!("{artifact:?}").to_lowercase(), arch));

@@ -1,6 +1,7 @@
 //! What spans more than one key: what needs something, what excludes something, what would never work.
 
 mod cluster;
+mod palette;
 
 use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
@@ -209,6 +210,7 @@ impl<'c> Check<'c, '_> {
         match self.word(&["agent", "kind"], "none") {
             "none" => self.pointless("agent", &["version", "source", "config"], "kind `none`", place),
             "kubeedge" => self.needed("agent", &[("version", "\"v1.22.1\"")], "kind `kubeedge`", place),
+            "palette" => self.palette(place),
             _ => {}
         }
     }

@@ -31,7 +31,8 @@ const TABLE: &[(&str, &[&str])] = &[
         "build",
         &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
     ),
-    ("carrier", &["disk", "enroll", "fleet", "host", "tree"]),
+    ("seed", &["enroll"]),
+    ("carrier", &["disk", "enroll", "fleet", "host", "seed", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
     (
         "release",
@@ -52,8 +53,8 @@ const TABLE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "fleet", "host", "inspect",
-            "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "sign", "source",
-            "template", "toolbox", "tree", "trial",
+            "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "seed", "sign",
+            "source", "template", "toolbox", "tree", "trial",
         ],
     ),
     ("lib", &[]),

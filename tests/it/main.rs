@@ -15,6 +15,7 @@ mod bundle;
 mod dependencies;
 mod device;
 mod disk;
+mod export;
 mod fixture;
 mod fleet;
 mod formats;
