@@ -91,7 +91,7 @@ impl KeyRef {
         Ok(Box::new(key))
     }
 
-    /// The text that is there, a PEM or another secret; at most [`MAX_PEM`] bytes of it.
+    /// The text that is there, a PEM or another secret; at most as much of it as a PEM may have.
     ///
     /// # Errors
     /// When there is none.
