@@ -20,6 +20,7 @@ mod fleet;
 mod formats;
 mod golden;
 mod inspect;
+mod kubeedge;
 mod kubernetes;
 mod layering;
 mod oci;

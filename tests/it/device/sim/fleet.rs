@@ -84,7 +84,13 @@ impl SimFleet {
     /// The image that its boxes run.
     pub fn image(&self) -> Image {
         let trust: Trust = self.keys.trust();
-        Image { profile: "store".into(), root_hash: None, built_at: Epoch(START.0 - 86_400), trust }
+        Image {
+            profile: "store".into(),
+            root_hash: None,
+            built_at: Epoch(START.0 - 86_400),
+            trust,
+            edgecore: false,
+        }
     }
 
     /// At `at`, an operator does that.
