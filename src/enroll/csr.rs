@@ -78,15 +78,7 @@ impl CertificateKey {
 
     /// The key as PKCS#8, PEM.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        let body = Zeroizing::new(STANDARD.encode(&*self.pkcs8));
-        let mut pem = Zeroizing::new(String::with_capacity(body.len() + 80));
-        pem.push_str("-----BEGIN PRIVATE KEY-----\n");
-        for line in body.as_bytes().chunks(64) {
-            pem.extend(line.iter().map(|b| char::from(*b)));
-            pem.push('\n');
-        }
-        pem.push_str("-----END PRIVATE KEY-----\n");
-        pem
+        to_pem("PRIVATE KEY", &self.pkcs8)
     }
 
     /// SHA-256 of the public half as SubjectPublicKeyInfo.
@@ -181,6 +173,20 @@ pub fn verify(der: &[u8], node: &str) -> Result<VerifiedRequest, BadRequest> {
     let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
     key.verify(info, signature.ok_or(BadRequest::Signature)?).map_err(|_| BadRequest::Signature)?;
     Ok(VerifiedRequest { der: der.to_vec(), spki: spki.to_vec() })
+}
+
+/// `der` in the armour of RFC 7468.
+pub fn to_pem(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let body = Zeroizing::new(STANDARD.encode(der));
+    // With all of its room at once: what grows leaves copies behind.
+    let mut pem = Zeroizing::new(String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40));
+    *pem += &format!("-----BEGIN {label}-----\n");
+    for line in body.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|b| char::from(*b)));
+        pem.push('\n');
+    }
+    *pem += &format!("-----END {label}-----\n");
+    pem
 }
 
 /// CertificationRequestInfo: what is signed.

@@ -18,7 +18,7 @@ use crate::fleet::Store;
 use crate::fleet::attest::{Challenges, MAX_CERTIFICATE};
 use crate::fleet::claim::{Hearing, Judged, Known, refusal};
 use crate::fleet::exchange::{Begun, Next, Refused, Reply, Request, Response, Stop};
-use crate::fleet::granting::GrantSource;
+use crate::fleet::granting::{self, GrantSource, Unfit};
 use crate::fleet::limit::{self, Limiter, Rate};
 use crate::fleet::makers::Makers;
 use crate::fleet::nonce::Nonces;
@@ -34,6 +34,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bundles whose signatures were checked and are kept: a batch's thousand boxes bring the same one.
 const MOST_BUNDLES: usize = 256;
+/// Certificates that a device asks for at once.
+const MOST_REQUESTS: usize = 4;
 /// Events of a device that are kept.
 const MOST_KEPT_EVENTS: u64 = 2000;
 
@@ -439,7 +441,7 @@ impl Service {
 
     fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
         let (wanted, _) = self.of_device::<GrantRequest>(id, request, now)?;
-        let material = self.material(id, &wanted)?;
+        let material = self.material(id, &wanted, now)?;
         let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
         Ok(Next::Write(Box::new(move |connection| {
             let hearing = Hearing { connection, settings: &settings, now };
@@ -452,7 +454,7 @@ impl Service {
 
     /// The grant that a device asks for, which signed its request, and no call brought it.
     pub(super) fn give(&self, id: &DeviceId, wanted: GrantRequest, now: Epoch) -> Result<Envelope, Stop> {
-        let material = self.material(id, &wanted)?;
+        let material = self.material(id, &wanted, now)?;
         let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
         Ok(self.store.write(move |connection| {
             Hearing { connection, settings: &settings, now }.grant(&id, &wanted, &material, &signer)
@@ -461,14 +463,25 @@ impl Service {
 
     /// What a grant would have in it. Outside of the transaction, for a source may ask a cluster; who is let in is looked
     /// at again inside.
-    fn material(&self, id: &DeviceId, wanted: &GrantRequest) -> Result<Material, Stop> {
+    fn material(&self, id: &DeviceId, wanted: &GrantRequest, now: Epoch) -> Result<Material, Stop> {
         numbers(&[wanted.have_generation])?;
-        Ok(match self.store.read(|c| Device::load(c, id))? {
-            Some(device) if matches!(device.state, State::Approved | State::Joined) => {
-                self.source.material(&device, &wanted.csrs)?
+        if wanted.csrs.len() > MOST_REQUESTS {
+            return Err(
+                Refused::without_code(422, "more requests for certificates than a box has keys").into()
+            );
+        }
+        let known = self
+            .store
+            .read(|c| Ok((Device::load(c, id)?, granting::kept(c, id, &wanted.nonce, now)?.is_some())))?;
+        match known {
+            (Some(device), false) if matches!(device.state, State::Approved | State::Joined) => {
+                self.source.material(&device, &wanted.csrs, now).map_err(|e| match e.downcast::<Unfit>() {
+                    Ok(unfit) => Refused::new(422, Code::GrantRefused, unfit.to_string()).into(),
+                    Err(trouble) => Stop::Trouble(trouble),
+                })
             }
-            _ => Material::default(),
-        })
+            _ => Ok(Material::default()),
+        }
     }
 
     fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {

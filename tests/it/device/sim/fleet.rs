@@ -38,7 +38,7 @@ pub struct SimFleet {
 pub struct Tokens;
 
 impl GrantSource for Tokens {
-    fn material(&self, device: &Device, _: &[Csr]) -> anyhow::Result<Material> {
+    fn material(&self, device: &Device, _: &[Csr], _: Epoch) -> anyhow::Result<Material> {
         let file = |path: &str, text: String| File {
             path: path.into(),
             mode: 0o600,
