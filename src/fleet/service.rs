@@ -476,7 +476,7 @@ impl Service {
         match known {
             (Some(device), false) if matches!(device.state, State::Approved | State::Joined) => {
                 self.source.material(&device, &wanted.csrs, now).map_err(|e| match e.downcast::<Unfit>() {
-                    Ok(unfit) => Refused::new(422, Code::GrantRefused, unfit.to_string()).into(),
+                    Ok(unfit) => Refused::new(422, Code::CertificateRefused, unfit.to_string()).into(),
                     Err(trouble) => Stop::Trouble(trouble),
                 })
             }

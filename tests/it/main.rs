@@ -12,6 +12,7 @@ mod boot;
 mod bootstrap;
 mod build;
 mod bundle;
+mod cluster;
 mod dependencies;
 mod device;
 mod disk;
