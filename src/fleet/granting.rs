@@ -10,8 +10,9 @@ use crate::enroll::grant::{Binding, File, Grant, Item, Material, SCHEMA, is_gran
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::audit;
 use crate::fleet::claim::Hearing;
-use crate::fleet::exchange::Refused;
+use crate::fleet::exchange::{Refused, Stop};
 use crate::fleet::record::Device;
+use crate::fleet::service::{Service, numbers};
 use crate::host::fs;
 use crate::model::{Digest, Epoch};
 use crate::sign::PrivateKey;
@@ -31,6 +32,8 @@ const KEPT_S: i64 = 86_400;
 const MOST_MATERIAL: u64 = (MAX_BODY as u64) / 4;
 /// Files in a grant.
 const MOST_FILES: usize = 256;
+/// Certificates that a device asks for at once.
+const MOST_REQUESTS: usize = 4;
 
 /// Where the contents of grants come from: files that the operator put in place, a cluster that makes join tokens.
 pub trait GrantSource: Send + Sync {
@@ -127,13 +130,37 @@ fn gather(dir: &Path, at: &Path, files: &mut Vec<File>, left: &mut u64) -> anyho
     Ok(())
 }
 
+impl Service {
+    /// What a grant would have in it. Outside of the transaction, for a source may ask a cluster; who is let in is looked
+    /// at again inside.
+    pub(super) fn material(
+        &self,
+        id: &DeviceId,
+        wanted: &GrantRequest,
+        now: Epoch,
+    ) -> Result<Material, Stop> {
+        numbers(&[wanted.have_generation])?;
+        if wanted.csrs.len() > MOST_REQUESTS {
+            return Err(
+                Refused::without_code(422, "more requests for certificates than a box has keys").into()
+            );
+        }
+        let known =
+            self.store().read(|c| Ok((Device::load(c, id)?, kept(c, id, &wanted.nonce, now)?.is_some())))?;
+        match known {
+            (Some(device), false) if matches!(device.state, State::Approved | State::Joined) => {
+                self.source.material(&device, &wanted.csrs, now).map_err(|e| match e.downcast::<Unfit>() {
+                    Ok(unfit) => Refused::new(422, Code::CertificateRefused, unfit.to_string()).into(),
+                    Err(trouble) => Stop::Trouble(trouble),
+                })
+            }
+            _ => Ok(Material::default()),
+        }
+    }
+}
+
 /// The envelope that answered `nonce` before, where it is kept: nothing new is to be made for its answer.
-pub(super) fn kept(
-    connection: &Connection,
-    id: &DeviceId,
-    nonce: &Nonce,
-    now: Epoch,
-) -> anyhow::Result<Option<String>> {
+fn kept(connection: &Connection, id: &DeviceId, nonce: &Nonce, now: Epoch) -> anyhow::Result<Option<String>> {
     let mut query = connection.prepare_cached(
         "SELECT envelope FROM granted WHERE device = ?1 AND nonce = ?2 AND issued > ?3 AND envelope IS NOT NULL \
          ORDER BY generation DESC LIMIT 1",

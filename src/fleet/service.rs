@@ -11,14 +11,13 @@ use crate::enroll::claim::{
 };
 use crate::enroll::code::Code;
 use crate::enroll::envelope::{Context, Direction, Nonce, Sealed, Signers, seal};
-use crate::enroll::grant::Material;
 use crate::enroll::policy::Policy;
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::Store;
 use crate::fleet::attest::{Challenges, MAX_CERTIFICATE};
 use crate::fleet::claim::{Hearing, Judged, Known, refusal};
 use crate::fleet::exchange::{Begun, Next, Refused, Reply, Request, Response, Stop};
-use crate::fleet::granting::{self, GrantSource, Unfit};
+use crate::fleet::granting::GrantSource;
 use crate::fleet::limit::{self, Limiter, Rate};
 use crate::fleet::makers::Makers;
 use crate::fleet::nonce::Nonces;
@@ -34,8 +33,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bundles whose signatures were checked and are kept: a batch's thousand boxes bring the same one.
 const MOST_BUNDLES: usize = 256;
-/// Certificates that a device asks for at once.
-const MOST_REQUESTS: usize = 4;
 /// Events of a device that are kept.
 const MOST_KEPT_EVENTS: u64 = 2000;
 
@@ -86,7 +83,7 @@ pub struct Service {
     pub(super) settings: Arc<Settings>,
     nonces: Nonces,
     store: Arc<Store>,
-    source: Box<dyn GrantSource>,
+    pub(super) source: Box<dyn GrantSource>,
     limiter: Limiter,
     bundles: Mutex<HashMap<Digest, Arc<Known>>>,
     grant_key: Arc<PrivateKey>,
@@ -461,29 +458,6 @@ impl Service {
         })??)
     }
 
-    /// What a grant would have in it. Outside of the transaction, for a source may ask a cluster; who is let in is looked
-    /// at again inside.
-    fn material(&self, id: &DeviceId, wanted: &GrantRequest, now: Epoch) -> Result<Material, Stop> {
-        numbers(&[wanted.have_generation])?;
-        if wanted.csrs.len() > MOST_REQUESTS {
-            return Err(
-                Refused::without_code(422, "more requests for certificates than a box has keys").into()
-            );
-        }
-        let known = self
-            .store
-            .read(|c| Ok((Device::load(c, id)?, granting::kept(c, id, &wanted.nonce, now)?.is_some())))?;
-        match known {
-            (Some(device), false) if matches!(device.state, State::Approved | State::Joined) => {
-                self.source.material(&device, &wanted.csrs, now).map_err(|e| match e.downcast::<Unfit>() {
-                    Ok(unfit) => Refused::new(422, Code::CertificateRefused, unfit.to_string()).into(),
-                    Err(trouble) => Stop::Trouble(trouble),
-                })
-            }
-            _ => Ok(Material::default()),
-        }
-    }
-
     fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
         let (ack, _) = self.of_device::<Ack>(id, request, now)?;
         numbers(&[ack.generation])?;
@@ -577,7 +551,7 @@ fn line(text: &str, most: usize) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
 }
 
-fn numbers(numbers: &[u64]) -> Result<(), Refused> {
+pub(super) fn numbers(numbers: &[u64]) -> Result<(), Refused> {
     match numbers.iter().find(|n| **n > MOST) {
         Some(n) => Err(Refused::without_code(422, format!("the number {n} is beyond all counting"))),
         None => Ok(()),
