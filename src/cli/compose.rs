@@ -309,10 +309,17 @@ pub fn planned(profile: &Profile, lock: &Lock, shop: &Workshop) -> anyhow::Resul
         EnrollMode::None => BTreeMap::new(),
         _ => device::programs(profile.arch.keys().copied(), &shop.blobs)?,
     };
-    plan::compose(profile, lock, source_date_epoch()?, &programs).map_err(|e| {
+    let planned = plan::compose(profile, lock, source_date_epoch()?, &programs);
+    let seeded = matches!(planned, Err(plan::PlanError::Palette));
+    let planned = planned.map_err(|e| {
         let kind = if matches!(e, plan::PlanError::NotLocked(_)) { Kind::Lock } else { Kind::Input };
         error::of(kind, e.into())
-    })
+    });
+    if seeded {
+        planned.hint("`forge enroll export --format nocloud` writes the seed that it reads")
+    } else {
+        planned
+    }
 }
 
 /// `forge plan`.

@@ -35,6 +35,9 @@ pub enum PlanError {
     /// Manifests that the runtime would not take: file, line, and what would be right, a line each.
     #[error("{0}")]
     Manifests(String),
+    /// An agent that comes in its vendor's image.
+    #[error("Palette's agent comes in Palette's own image, which forge does not build")]
+    Palette,
     /// Devices that enrol need a program that was not given.
     #[error("`enroll.mode` asks for the program forge-device for {0}, which is not there")]
     NoProgram(Arch),
@@ -107,12 +110,11 @@ pub fn demand(
             }
         }
         match wanted.agent.kind {
-            AgentKind::None | AgentKind::Files => {}
+            AgentKind::None | AgentKind::Files | AgentKind::Palette => {}
             AgentKind::Kubeedge => {
                 os.extend(kubeedge::PACKAGES.iter().map(|p| p.to_string()));
                 demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
             }
-            AgentKind::Palette => return Err(not_built("agent.kind", "palette", arch)),
         }
         demand.releases.extend(distribution::release(arch, wanted));
         demand.sets.push(set(OS_SET.into(), os));
@@ -236,6 +238,9 @@ impl Composer<'_> {
     }
 
     fn target(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Target, PlanError> {
+        if wanted.agent.kind == AgentKind::Palette {
+            return Err(PlanError::Palette);
+        }
         for artifact in &wanted.artifacts {
             if !matches!(artifact, Artifact::Oci | Artifact::Disk) {
                 return Err(not_built("image.artifacts", format!("{artifact:?}").to_lowercase(), arch));

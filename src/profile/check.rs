@@ -2,6 +2,7 @@
 
 mod cluster;
 mod kubeedge;
+mod palette;
 
 use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
@@ -210,6 +211,7 @@ impl<'c> Check<'c, '_> {
         match self.word(&["agent", "kind"], "none") {
             "none" => self.pointless("agent", &["version", "source", "config"], "kind `none`", place),
             "kubeedge" => self.kubeedge(place),
+            "palette" => self.palette(place),
             _ => {}
         }
     }

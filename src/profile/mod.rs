@@ -50,6 +50,9 @@ pub struct Profile {
     pub publish: Option<Publish>,
     /// How a device joins.
     pub enroll: Enroll,
+    /// What boxes with other systems are told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export: Option<Export>,
     /// The files whose content goes into the image, by path.
     pub files: BTreeMap<String, FileDigest>,
     /// Where relative paths start: the directory of the profile.
@@ -134,6 +137,7 @@ impl Profile {
         let mut profile = self.clone();
         profile.sign = None;
         profile.publish = None;
+        profile.export = None;
         profile.enroll = self.enroll.in_image();
         for arch in profile.arch.values_mut() {
             arch.os.mirror = None;

@@ -16,6 +16,7 @@ mod cluster;
 mod dependencies;
 mod device;
 mod disk;
+mod export;
 mod fixture;
 mod fleet;
 mod formats;
