@@ -306,6 +306,9 @@ mod tests {
         home.set_roots(&[root.public_key().clone()]).unwrap();
         assert_eq!(home.service(1).unwrap().grant_keys(), public.grant_keys);
         assert!(home.service(2).is_err());
+        std::fs::write(path.join("clusters.toml"), "[[cluster]]\nname = \"farms\"\n").unwrap();
+        let unread = format!("{:#}", home.service(1).err().unwrap());
+        assert!(unread.contains("clusters.toml") && unread.contains("profiles"), "{unread}");
         assert!(home.token().unwrap().len() >= 43);
         for bad in ["", "a b", "a/b"] {
             assert!(Home::init(&dir.path().join("other"), bad, &[]).is_err(), "{bad:?}");

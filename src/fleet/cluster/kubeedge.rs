@@ -10,6 +10,9 @@
 //! GET /edge.crt                 the request as the body, DER, and the JWT; certificate, DER
 //! ```
 //!
+//! What CloudCore signed is good until it lapses, for it knows no revocation: a box that was revoked gets no other, and its
+//! Node is the cluster's to remove.
+//!
 //! Written for KubeEdge 1.20 to 1.23: `cloud/pkg/cloudhub/servers/httpserver`.
 
 use super::api::Api;

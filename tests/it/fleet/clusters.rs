@@ -290,3 +290,62 @@ fn what_cloudcore_should_not_have_said_is_not_granted() {
     let (told, _) = trouble(&|c| drop(c.state.lock().unwrap().secrets.remove("kubeedge/tokensecret")));
     assert!(told.contains("404") && told.contains("tokensecret"), "{told}");
 }
+
+/// An endpoint before a cluster that somebody runs, and the true time; nothing where none is named.
+fn real(fleet: &Fleet, kind: &str) -> Option<(End, std::path::PathBuf)> {
+    let Some(dir) = std::env::var_os("FORGE_TEST_CLUSTERS") else {
+        println!("skipped: FORGE_TEST_CLUSTERS names no directory with {kind}/clusters.toml");
+        return None;
+    };
+    let dir = std::path::Path::new(&dir).join(kind);
+    let clusters = Clusters::load(&dir, &[7; 32]).unwrap();
+    let store = Arc::new(Store::in_memory().unwrap());
+    let service = service_with(fleet, store, Settings::default(), std::boxed::Box::new(clusters));
+    Some((End { service, now: forge::host::clock::now() }, dir))
+}
+
+/// Against a real API server and CloudCore: by hand, for neither is in any archive.
+#[test]
+fn a_real_cloudcore_signs_for_the_boxs_own_name_alone() {
+    let fleet = Fleet::of_seed(1);
+    let Some((end, dir)) = real(&fleet, "kubeedge") else { return };
+    let mut barn = Box::new("barn", &fleet, &fleet.own_bundle("barn-7", "SN1"), hardware("SN1"));
+    barn.claim(&mut end.send());
+    let key = CertificateKey::generate().unwrap();
+    assert_eq!(ask(&mut barn, &end, csr(&key.request("barn-8").unwrap())).unwrap_err().0, 422);
+    let (_, material) = ask(&mut barn, &end, csr(&key.request("barn-7").unwrap())).unwrap();
+    let certificate = file(&material, "/etc/kubeedge/certs/server.crt");
+    // For who wants to show them to CloudCore.
+    for (name, text) in [
+        ("ca.crt", file(&material, "/etc/kubeedge/ca/rootCA.crt")),
+        ("server.crt", certificate.clone()),
+        ("server.key", key.to_pem().to_string()),
+    ] {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).unwrap();
+    assert_eq!(Digest::of(pem.parse_x509().unwrap().public_key().raw), key.spki_sha256());
+}
+
+/// Against a real API server, with `/cacerts` of a k3s server beside it.
+#[test]
+fn a_real_api_server_knows_the_token_and_forgets_the_box_before() {
+    let fleet = Fleet::of_seed(1);
+    let Some((end, dir)) = real(&fleet, "k3s-agent") else { return };
+    let mut shop = Box::new("shop", &fleet, &fleet.own_bundle("store-042", "SN1"), hardware("SN1"));
+    shop.claim(&mut end.send());
+    let (_, material) = ask(&mut shop, &end, vec![]).unwrap();
+    let text = file(&material, "/etc/rancher/k3s/config.yaml.d/50-forge.yaml");
+    let token = text.split("::").nth(1).unwrap().split('"').next().unwrap();
+    let document: toml::Table =
+        toml::from_str(&std::fs::read_to_string(dir.join("clusters.toml")).unwrap()).unwrap();
+    let server = document["cluster"][0]["api"]["server"].as_str().unwrap();
+    let api = |token: &str| {
+        let api =
+            forge::fleet::cluster::api::Api::new(server, std::fs::read(dir.join("ca.pem")).unwrap(), token);
+        api.secret("kube-system", "any", "any").unwrap_err().to_string()
+    };
+    let user = format!("system:bootstrap:{}", token.split('.').next().unwrap());
+    assert!(api(token).contains("403") && api(token).contains(&user), "{}", api(token));
+    assert!(api("abcdef.0123456789abcdef").contains("401"));
+}
