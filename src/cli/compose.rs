@@ -12,6 +12,7 @@ use crate::model::{Arch, Bytes, Epoch};
 use crate::plan::{self, Plan, Recipe};
 use crate::profile::{self, EnrollMode, Origin, Profile};
 use crate::run::tools::ToolRoot;
+use crate::sign::rsa::BootSigner;
 use crate::source::blobs::Blobs;
 use crate::source::release::Place;
 use crate::toolbox;
@@ -376,6 +377,7 @@ pub fn made(
     lock: &Lock,
     plan: &Plan,
     shop: &Workshop,
+    boot_signer: Option<&BootSigner>,
     jobs: usize,
 ) -> anyhow::Result<crate::build::Built> {
     let (mirrors, places) = (mirrors(profile), places(profile)?);
@@ -397,6 +399,7 @@ pub fn made(
     let emulators = &emulators(session, plan, shop)?;
     let env = crate::build::Env {
         emulators,
+        boot_signer,
         cache: &shop.cache,
         blobs: &shop.blobs,
         cancel: &session.cancel,

@@ -270,7 +270,7 @@ impl Composer<'_> {
         let mut target = Target::default();
         if wanted.artifacts.contains(&Artifact::Disk) {
             let root_layers = layers.iter().map(|(_, id)| id.clone()).collect();
-            self.disk(arch, wanted, &os, root_layers, payload.as_ref(), &mut target);
+            self.disk(arch, wanted, &os, root_layers, payload.as_ref(), &mut target)?;
         }
         if wanted.artifacts.contains(&Artifact::Oci) {
             layers.extend(payload.map(|p| (LayerName::Workloads, p)));
@@ -431,7 +431,7 @@ impl Composer<'_> {
         layers: Vec<StepId>,
         payload: Option<&StepId>,
         target: &mut Target,
-    ) {
+    ) -> Result<(), PlanError> {
         let (name, version) = (self.profile.name().to_string(), self.version.clone());
         let initrd = self.step(arch, "initrd", Recipe::Initrd(Initrd { arch, os: os.clone() }));
         let root = self.step(arch, "root", Recipe::Filesystem(Filesystem { layers, label: "root".into() }));
@@ -453,6 +453,7 @@ impl Composer<'_> {
             version: version.clone(),
         };
         let uki = self.step(arch, "uki", Recipe::Uki(uki));
+        let (uki, secure_boot) = self.signed(arch, os, uki, target)?;
         for format in &wanted.disk_formats {
             let form = match format {
                 DiskFormat::Raw => DiskForm::Raw,
@@ -470,11 +471,38 @@ impl Composer<'_> {
                 root: root.clone(),
                 payload: payload.clone(),
                 form,
+                secure_boot,
             };
             let file = disk.file();
             let id = self.step(arch, &file, Recipe::Disk(disk));
             target.files.insert(file.clone(), (id, file));
         }
+        Ok(())
+    }
+
+    /// What starts the device, and what becomes of the keys that it is signed under; as it was, where it is not.
+    fn signed(
+        &mut self,
+        arch: Arch,
+        os: &StepId,
+        uki: StepId,
+        target: &mut Target,
+    ) -> Result<(StepId, Option<Enrol>), PlanError> {
+        let Some(keys) = self.profile.sign.as_ref().and_then(|sign| sign.secure_boot.as_ref()) else {
+            return Ok((uki, None));
+        };
+        let certificate = self.locked(keys.cert.as_str())?;
+        let enrol = match keys.enroll {
+            profile::SecureBootEnroll::Off => Enrol::Off,
+            profile::SecureBootEnroll::Manual => Enrol::Manual,
+            profile::SecureBootEnroll::IfSafe => Enrol::IfSafe,
+        };
+        let signed =
+            self.step(arch, "signed", Recipe::Signed(Signed { arch, os: os.clone(), uki, certificate }));
+        for file in ["PK.auth", "KEK.auth", "db.auth", "db.cer"] {
+            target.files.insert(format!("secure-boot/{file}"), (signed.clone(), file.into()));
+        }
+        Ok((signed, Some(enrol)))
     }
 
     /// The frames of a compressed image: each of the root and payload file systems and their trees.

@@ -32,6 +32,9 @@ pub enum Recipe {
     Filesystem(Filesystem),
     /// Kernel, initrd and the command line with the root hashes → `forge.efi`.
     Uki(Uki),
+    /// A kernel image and systemd-boot, signed for UEFI Secure Boot: `forge.efi`, [`LOADER`], `db.cer`, and `PK.auth`,
+    /// `KEK.auth`, `db.auth`.
+    Signed(Signed),
     /// One partition's content → the zstd frame `frame.zst` that a compressed disk image is put together from.
     Frame(Frame),
     /// Partitions → a disk image: `disk.` and the extension of its [form](DiskForm).
@@ -314,6 +317,37 @@ pub struct Uki {
     pub version: String,
 }
 
+/// systemd-boot, where it is signed.
+pub const LOADER: &str = "systemd-boot.efi";
+
+/// What starts a device, signed for UEFI Secure Boot.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Signed {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Where systemd-boot is from.
+    pub os: StepId,
+    /// The kernel image.
+    pub uki: StepId,
+    /// Digest of the certificate's file. The key is not part of a plan: with it come other signatures, under another
+    /// certificate.
+    pub certificate: Digest,
+}
+
+/// What systemd-boot does with the keys on the ESP, on a machine whose firmware has none (loader.conf(5),
+/// `secure-boot-enroll`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enrol {
+    /// Nothing.
+    Off,
+    /// Offers them in its menu.
+    Manual,
+    /// Takes them where that can cost nobody a machine: in a virtual one.
+    IfSafe,
+}
+
 /// One output of a step, compressed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -346,6 +380,9 @@ pub struct Disk {
     pub payload: Option<StepId>,
     /// As what it is written.
     pub form: DiskForm,
+    /// Where [`Disk::uki`] is signed: what becomes of the keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<Enrol>,
 }
 
 /// As what a disk is written.
@@ -402,6 +439,7 @@ impl Recipe {
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,
             Recipe::Uki(_) => 2,
+            Recipe::Signed(_) => 1,
             Recipe::Frame(_) => 2,
             Recipe::Disk(_) => 2,
             Recipe::Blob(_) => 1,
@@ -419,6 +457,7 @@ impl Recipe {
             Recipe::Initrd(_) => "composing the initrd",
             Recipe::Filesystem(_) => "writing the file system and its verity tree",
             Recipe::Uki(_) => "joining kernel, initrd and command line",
+            Recipe::Signed(_) => "signing for Secure Boot",
             Recipe::Frame(_) | Recipe::Blob(_) => "compressing",
             Recipe::Disk(_) => "writing the disk image",
         }
@@ -433,6 +472,7 @@ impl Recipe {
             Recipe::Payload(payload) => payload.containers.iter().map(|c| &c.rootfs).collect(),
             Recipe::Filesystem(filesystem) => filesystem.layers.iter().collect(),
             Recipe::Uki(uki) => [&uki.os, &uki.initrd, &uki.root].into_iter().chain(&uki.payload).collect(),
+            Recipe::Signed(signed) => vec![&signed.os, &signed.uki],
             Recipe::Frame(frame) => vec![&frame.of],
             Recipe::Disk(disk) => [&disk.os, &disk.uki, &disk.root]
                 .into_iter()

@@ -232,10 +232,12 @@ table! {
 table! {
     /// The pair that signs for UEFI Secure Boot.
     pub struct SecureBoot {
-        /// The RSA private key.
-        pub key: KeyFile,
-        /// Its X.509 certificate.
-        pub cert: KeyFile,
+        /// The RSA private key: a path, `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        pub key: KeyPlace,
+        /// Its X.509 certificate, PEM or DER; `forge key generate --secure-boot` makes both.
+        pub cert: InputFile,
+        /// What the boot loader does with the keys on a machine whose firmware has none.
+        pub enroll: SecureBootEnroll = SecureBootEnroll::Manual,
     }
 }
 

@@ -29,7 +29,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("plan", &["boot", "debian", "disk", "layer", "lock", "oci", "profile", "source", "tree"]),
     (
         "build",
-        &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
+        &[
+            "boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "sign", "source", "template",
+            "tree",
+        ],
     ),
     ("seed", &["enroll"]),
     ("carrier", &["disk", "enroll", "fleet", "host", "seed", "tree"]),

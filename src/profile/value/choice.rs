@@ -106,6 +106,17 @@ choice! {
     }
 }
 choice! {
+    /// What the boot loader does with the keys on the disk.
+    pub enum SecureBootEnroll: "a way to enroll keys" {
+        /// Nothing: they are put into the firmware by other means.
+        Off = "off",
+        /// Offers them in its menu.
+        Manual = "manual",
+        /// Takes them by itself where that can cost nobody a machine: in a virtual one.
+        IfSafe = "if-safe",
+    }
+}
+choice! {
     /// How a device joins.
     pub enum EnrollMode: "a way to enroll" {
         /// Through a fleet endpoint.
