@@ -35,6 +35,16 @@ pub mod podman {
     pub const REQUIRED_TARGET: &str = include_str!("../templates/podman/forge-required-workloads.target");
 }
 
+/// Virtual machines: `templates/vm/`.
+pub mod vm {
+    /// What a guest's units call.
+    pub const PROGRAM: &str = include_str!("../templates/vm/machine");
+    /// Runs a guest; `@NAME@` and `@COMMAND@` are to be filled in.
+    pub const SERVICE: &str = include_str!("../templates/vm/machine.service");
+    /// Waits for a guest; to be filled in likewise.
+    pub const READY: &str = include_str!("../templates/vm/ready.service");
+}
+
 macro_rules! device_files {
     ($dir:literal: $($path:literal),+ $(,)?) => {
         &[$(($path, include_str!(concat!("../templates/", $dir, "/", $path)))),+]
@@ -84,6 +94,7 @@ pub const OS: &[DeviceFile] = device_files!("os":
     "usr/lib/modprobe.d/forge.conf",
     "usr/lib/systemd/journald.conf.d/50-forge.conf",
     "usr/lib/systemd/network/80-forge-dhcp.network",
+    "usr/lib/systemd/system-generators/forge-payload",
     "usr/lib/systemd/system.conf.d/50-forge.conf",
     "usr/lib/systemd/system/boot-complete.target.d/forge.conf",
     "usr/lib/systemd/system/boot.mount.d/forge.conf",

@@ -1,6 +1,7 @@
 //! From a profile to its plan: `forge check`, `forge lock`, `forge plan`, and what `forge build` shares with them.
 
 use super::args::{ProfileArgs, Selection};
+use super::beside::Directory;
 use super::{Session, device};
 use crate::build::cache::Cache;
 use crate::build::{fetch, observe::Observer as _};
@@ -30,7 +31,7 @@ pub fn check(session: &Session, args: &ProfileArgs) -> anyhow::Result<()> {
                 tell(session, &report);
             }
             Ok(profile) => {
-                plan::demand(&profile, &|path| read(&profile, path))
+                plan::demand(&profile, &Directory(profile.dir()))
                     .kind(Kind::Input)
                     .with_context(|| path.display().to_string())?;
                 let words = format!(
@@ -156,7 +157,10 @@ pub fn locked(
     mode: LockMode<'_>,
 ) -> anyhow::Result<Lock> {
     let lock_path = lock_path(path);
-    let demand = plan::demand(profile, &|path| read(profile, path)).kind(Kind::Input)?;
+    let demand = plan::demand(profile, &Directory(profile.dir())).kind(Kind::Input)?;
+    for package in demand.charts.iter().filter_map(|c| c.package.as_ref()) {
+        shop.blobs.insert_bytes(package)?;
+    }
     let old = match std::fs::read_to_string(&lock_path) {
         Ok(text) => Some(Lock::from_text(&text).with_context(|| format!("reading {}", lock_path.display()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
@@ -239,10 +243,6 @@ fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
         }
     }
     Ok(places)
-}
-
-fn read(profile: &Profile, path: &str) -> std::io::Result<Vec<u8>> {
-    std::fs::read(profile.dir().join(path))
 }
 
 /// `forge lock`.
@@ -379,6 +379,7 @@ pub fn made(
     fetch::files(lock, profile.dir(), &shop.blobs)?;
     fetch::packages(plan, lock, &env)?;
     fetch::releases(plan, lock, &env)?;
+    fetch::remotes(plan, lock, &env)?;
     fetch::images(plan, &env)?;
     session.ui.event(crate::build::observe::Event::Note(&format!("{} {}", plan.name, plan.version)));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -73,6 +73,8 @@ pub struct ArchProfile {
     pub os: Os,
     /// What runs the workloads.
     pub kubernetes: Kubernetes,
+    /// The smallest machine that all of it must fit.
+    pub hardware: Hardware,
     /// The edge agent.
     pub agent: Agent,
     /// Small OCI images made from the archive's packages.

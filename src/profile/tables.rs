@@ -18,6 +18,8 @@ table! {
         pub os: Os,
         /// What runs the workloads.
         pub kubernetes: Kubernetes,
+        /// The smallest machine that all of it must fit.
+        pub hardware: Hardware,
         /// The edge agent.
         pub agent: Agent,
         /// Small OCI images made from the archive's packages.
@@ -134,6 +136,18 @@ table! {
 }
 
 table! {
+    /// The smallest machine that all of it must fit: what is known to ask for more is refused before the build.
+    pub struct Hardware {
+        /// Its disk.
+        pub disk: Option<Bytes> = None,
+        /// Its memory.
+        pub memory: Option<Bytes> = None,
+        /// Its processors.
+        pub cpus: Option<Count<1, 1024>> = None,
+    }
+}
+
+table! {
     /// The edge agent.
     pub struct Agent {
         /// Which one.
@@ -174,6 +188,10 @@ table! {
         pub required: bool = false,
         /// Files of Kubernetes manifests.
         pub manifests: Vec<ManifestFile> = vec![],
+        /// Where objects of a kind that forge does not know name a container image.
+        pub image_paths: Vec<ImageField> = vec![],
+        /// Container images to carry that no manifest names, such as those that an operator starts.
+        pub images: Vec<ImageName> = vec![],
         /// A Helm chart.
         pub helm: Option<Helm> = None,
         /// A virtual machine.
@@ -184,14 +202,26 @@ table! {
 }
 
 table! {
+    /// A field that names a container image.
+    pub struct ImageField {
+        /// The objects' `kind`.
+        pub kind: ObjectKind,
+        /// The way to the field: `spec.image`, or `spec.brokers[].image` through the items of a list.
+        pub path: FieldPath,
+    }
+}
+
+table! {
     /// A Helm chart.
     pub struct Helm {
-        /// The chart: `oci:REFERENCE`, `https://…` or `file:PATH`.
+        /// The chart: `oci:REFERENCE`, `https://REPOSITORY/NAME`, or `file:PATH` of a directory or a package.
         pub chart: Origin,
-        /// Its version.
+        /// Its version; a repository's charts need one.
         pub version: Option<ChartVersion> = None,
         /// A file of values.
         pub values: Option<InputFile> = None,
+        /// The namespace that it is installed into, which is made.
+        pub namespace: Namespace = Namespace::default_one(),
     }
 }
 
@@ -204,6 +234,12 @@ table! {
         pub memory: Bytes,
         /// Its processors.
         pub cpus: Count<1, 256> = Count::least(),
+        /// What it is built like.
+        pub machine: Machine = Machine::Modern,
+        /// Ports of the host that lead to it, without a cluster.
+        pub ports: Vec<Forward> = vec![],
+        /// A bridge of the host's that it is on instead, as a machine of its own; without a cluster.
+        pub bridge: Option<InterfaceName> = None,
     }
 }
 

@@ -243,7 +243,9 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "missing-site", // a file without a site may be there to be extended
         "podman-with-a-version",
         "secrets",
+        "workload-chart",
         "workload-manifest-missing",
+        "workload-mounts",
         "workload-nothing-runs-it",
         "workload-of-no-kind",
         "workload-of-two-kinds",

@@ -155,6 +155,20 @@ pub fn payload_tree(workloads: &[Workload], store: Tree) -> Result<Tree, PodmanE
     Ok(tree)
 }
 
+/// Adds `ports` (`8080/tcp`) of what is not Podman's to those that the payload says it takes.
+///
+/// # Errors
+/// [`PodmanError`] for a tree that is no payload's.
+pub fn add_host_ports(payload: &mut Tree, ports: &[String]) -> Result<(), PodmanError> {
+    let path = TreePath::parse(HOST_PORTS)?;
+    let before = payload.file(&path).map_or(Ok(vec![]), |content| content.to_vec(content.len()));
+    let before = before.map_err(|fault| PodmanError::Io { file: HOST_PORTS.into(), fault })?;
+    let mut text = String::from_utf8_lossy(&before).into_owned();
+    ports.iter().for_each(|port| text += &format!("{port}\n"));
+    payload.insert(path, Node::text(text, 0o644))?;
+    Ok(())
+}
+
 /// The files as one stream of documents: what a pod refers to must come in the stream that it comes in.
 fn joined(manifests: &[(Manifest, Content)]) -> Result<Vec<u8>, PodmanError> {
     let mut stream = vec![];

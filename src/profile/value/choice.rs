@@ -40,6 +40,15 @@ choice! {
     }
 }
 choice! {
+    /// What a virtual machine is built like.
+    pub enum Machine: "a kind of machine" {
+        /// UEFI and virtio.
+        Modern = "modern",
+        /// BIOS, IDE and an old network card, for systems that know no other.
+        Legacy = "legacy",
+    }
+}
+choice! {
     /// The hardware family.
     pub enum Board: "a board" {
         /// Any machine with UEFI firmware.

@@ -73,6 +73,12 @@ pub fn is_tag(s: &str) -> bool {
         )
 }
 
+/// `spec.brokers[].image`, at most as deep as objects are.
+pub fn is_field_path(s: &str) -> bool {
+    let key = |k: &str| spelled(k, alphanumeric, |c| alphanumeric(c) || matches!(c, b'_' | b'-'));
+    s.len() <= 512 && s.split('.').all(|part| key(part.strip_suffix("[]").unwrap_or(part)))
+}
+
 pub fn is_container_name(s: &str) -> bool {
     s.split_once(':')
         .is_some_and(|(name, tag)| name.len() <= 63 && is_repository_component(name) && is_tag(tag))
