@@ -29,6 +29,8 @@ pub mod podman {
     pub const READY_SERVICE: &str = include_str!("../templates/podman/forge-workload-ready@.service");
     /// The program that it runs.
     pub const READY_PROGRAM: &str = include_str!("../templates/podman/workload-ready");
+    /// Puts the grant's secrets where Podman looks for them.
+    pub const SECRETS_PROGRAM: &str = include_str!("../templates/podman/workload-secrets");
     /// Wants every workload.
     pub const WORKLOADS_TARGET: &str = include_str!("../templates/podman/forge-workloads.target");
     /// Requires the health of the required ones.

@@ -92,6 +92,7 @@ pub fn os_tree(has_images: bool) -> Result<Tree, PodmanError> {
             Node::text(template::KUBE_NETWORK, 0o644),
         ),
         ("usr/lib/forge/workload-ready", Node::text(template::READY_PROGRAM, 0o755)),
+        ("usr/lib/forge/workload-secrets", Node::text(template::SECRETS_PROGRAM, 0o755)),
         ("usr/lib/forge/payload", Node::dir(0o755)),
         ("usr/lib/forge/images", Node::symlink(format!("payload/{IMAGES}"))),
         ("usr/lib/forge/workloads", Node::symlink(format!("payload/{WORKLOADS}"))),

@@ -80,6 +80,8 @@ pub struct Pod {
     pub volume_images: Vec<ImageUse>,
     /// Ports of the host that the pod takes.
     pub host_ports: Vec<HostPort>,
+    /// Directories and files of the host that the pod wants made where they are missing: path, and where it is written.
+    pub made_paths: Vec<(String, Place)>,
 }
 
 /// A container of a pod.
@@ -278,7 +280,8 @@ impl Reader<'_> {
     fn pod(&mut self, spec: &Node) -> Pod {
         let host_network = spec.get("hostNetwork").and_then(Node::text) == Some("true");
         let ends = spec.get("restartPolicy").and_then(Node::text).is_some_and(|policy| policy != "Always");
-        let mut pod = Pod { ends, containers: vec![], volume_images: vec![], host_ports: vec![] };
+        let mut pod =
+            Pod { ends, containers: vec![], volume_images: vec![], host_ports: vec![], made_paths: vec![] };
         for (key, is_init) in
             [("initContainers", true), ("containers", false), ("ephemeralContainers", false)]
         {
@@ -303,6 +306,12 @@ impl Reader<'_> {
         for volume in self.list(spec, "volumes") {
             if let Some(image) = volume.get("image") {
                 pod.volume_images.extend(self.image(image, "reference", "pullPolicy", "image volume"));
+            }
+            let kind = volume.at(&["hostPath", "type"]).and_then(Node::text);
+            if let Some(path) = volume.at(&["hostPath", "path"])
+                && kind.is_some_and(|kind| kind.ends_with("OrCreate"))
+            {
+                pod.made_paths.extend(path.text().map(|text| (text.to_string(), path.place)));
             }
         }
         pod
