@@ -5,6 +5,7 @@ use super::{distribution, fit};
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::layer::kubernetes::podman;
+use crate::layer::workload::gitops::{Controller, Gitops};
 use crate::layer::workload::vm::{Forward, Machine};
 use crate::lock::{Lock, LockedFile, LockedPackage};
 use crate::oci::layer::Codec;
@@ -235,7 +236,8 @@ impl Composer<'_> {
     }
 
     fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {
-        if wanted.container.is_empty() && wanted.workload.is_empty() {
+        let gitops = self.gitops(wanted);
+        if wanted.container.is_empty() && wanted.workload.is_empty() && gitops.is_none() {
             return Ok(None);
         }
         let mut containers = vec![];
@@ -293,8 +295,25 @@ impl Composer<'_> {
                 charts,
                 models,
                 guests,
+                gitops,
             }),
         )))
+    }
+
+    fn gitops(&self, wanted: &ArchProfile) -> Option<Gitops> {
+        let controller = match wanted.gitops.kind {
+            profile::GitopsKind::None => return None,
+            profile::GitopsKind::Flux => Controller::Flux,
+            profile::GitopsKind::Argocd => Controller::Argocd,
+        };
+        Some(Gitops {
+            controller,
+            name: self.profile.name().to_string(),
+            url: wanted.gitops.url.as_ref()?.as_str().into(),
+            branch: wanted.gitops.branch.as_str().into(),
+            path: wanted.gitops.path.as_str().into(),
+            secret: wanted.gitops.secret.as_ref().map(|s| s.as_str().into()),
+        })
     }
 
     fn guest(&self, workload: &profile::Workload, on_cluster: bool) -> Result<Option<Guest>, PlanError> {

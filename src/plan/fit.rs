@@ -125,3 +125,82 @@ pub fn disk(wanted: &ArchProfile, lock: &Lock, arch: Arch) -> Result<(), PlanErr
         Bytes(all)
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::workload::manifest;
+    use crate::lock::SCHEMA;
+    use crate::model::Epoch;
+    use crate::profile::{self, Profile};
+    use crate::source::remote::{PinnedPart, PinnedRemote};
+    use crate::tree::Content;
+
+    fn profile(hardware: &str) -> Profile {
+        let text = format!(
+            "schema = 1\nsite.name = \"a\"\nos.base = \"debian:trixie\"\nkubernetes.distribution = \"podman\"\n\
+             [hardware]\n{hardware}\n[[workload]]\nname = \"shelf\"\n\
+             model = {{ source = \"https://models.example/shelf.onnx\", mount = \"/var/lib/models/shelf\" }}\n"
+        );
+        profile::parse(&text).unwrap_or_else(|report| panic!("{report}"))
+    }
+
+    fn workload() -> Workload {
+        let text = "kind: Deployment\nmetadata: {name: till}\nspec:\n  replicas: 3\n  template:\n    spec:\n      \
+                    initContainers: [{name: i, image: i:1, resources: {requests: {memory: 900Mi}}}]\n      containers:\n      \
+                    - {name: a, image: a:1, resources: {requests: {memory: 512Mi, cpu: 500m}}}\n      \
+                    - {name: b, image: b:1, resources: {limits: {memory: 256Mi}}}\n";
+        let parsed = manifest::parse("till.yaml", text.as_bytes()).unwrap();
+        Workload { name: "till".into(), required: false, manifests: vec![(parsed, Content::from(vec![]))] }
+    }
+
+    fn told(hardware: &str) -> Option<String> {
+        let profile = profile(hardware);
+        check(&profile.arch[&Arch::Amd64], &[workload()]).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn requests_of_every_replica_are_held_against_the_machine() {
+        // Init containers end before the others start: 900 MiB are more than 512 and 256 together.
+        assert_eq!(told("memory = \"2700MiB\"\ncpus = 2"), None);
+        let fault = told("memory = \"2699MiB\"").unwrap();
+        assert!(fault.starts_with("till.yaml:7: Deployment `till` asks for 2.64 GiB"), "{fault}");
+        let fault = told("cpus = 1").unwrap();
+        assert!(fault.contains("asks for 1.500") && fault.contains("`hardware.cpus` is 1.000"), "{fault}");
+    }
+
+    #[test]
+    fn two_slots_of_what_is_carried_must_fit_the_disk() {
+        let part = PinnedPart {
+            path: "shelf.onnx".into(),
+            media_type: String::new(),
+            unpack: false,
+            size: Bytes(5 << 30),
+            digest: Digest::of("shelf"),
+        };
+        let source = "https://models.example/shelf.onnx".to_string();
+        let lock = Lock {
+            schema: SCHEMA,
+            epoch: Epoch(0),
+            archives: vec![],
+            sets: vec![],
+            packages: vec![],
+            images: vec![],
+            releases: vec![],
+            remotes: vec![PinnedRemote { source, files: vec![part] }],
+            charts: vec![],
+            files: vec![],
+        };
+        let fits = |disk: &str| disk_of(&profile(&format!("disk = \"{disk}\"")), &lock);
+        assert_eq!(fits("10GiB"), None);
+        let fault = fits("9GiB").unwrap();
+        assert!(
+            fault.contains("https://models.example/shelf.onnx: 5.00 GiB") && fault.contains("9.00 GiB"),
+            "{fault}"
+        );
+    }
+
+    fn disk_of(profile: &Profile, lock: &Lock) -> Option<String> {
+        disk(&profile.arch[&Arch::Amd64], lock, Arch::Amd64).err().map(|e| e.to_string())
+    }
+}

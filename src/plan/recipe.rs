@@ -4,6 +4,7 @@ use super::StepId;
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::layer::kubernetes::cluster::{Role, Start};
+use crate::layer::workload::gitops::Gitops;
 use crate::layer::workload::vm::{Forward, Machine};
 use crate::model::{Arch, Digest, Epoch, SiteName};
 use crate::oci::layer::Codec;
@@ -226,6 +227,9 @@ pub struct Payload {
     /// Virtual machines.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guests: Vec<Guest>,
+    /// The repository that the cluster follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gitops: Option<Gitops>,
 }
 
 /// A virtual machine.
@@ -458,7 +462,7 @@ impl Recipe {
             Recipe::Rootfs(_) => 3,
             Recipe::Os(_) => 3,
             Recipe::Site(_) => 2,
-            Recipe::Runtime(_) => 1,
+            Recipe::Runtime(_) => 2,
             Recipe::Payload(_) => 2,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,

@@ -18,6 +18,7 @@ pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
     check.runtime();
     check.agent();
     check.workloads(arch);
+    check.gitops();
     check.enrollment();
     check.secrets();
 }

@@ -285,8 +285,9 @@ fn wanted(root: &Node) -> BTreeSet<Arch> {
 
 impl From<Document> for ArchProfile {
     fn from(document: Document) -> ArchProfile {
-        let Document { mut image, mut os, kubernetes, hardware, agent, mut container, workload, .. } =
-            document;
+        let Document {
+            mut image, mut os, kubernetes, hardware, agent, mut container, workload, gitops, ..
+        } = document;
         // Sets, though typed as lists: neither order nor repetition changes what is built.
         image.artifacts = set(image.artifacts);
         image.disk_formats = set(image.disk_formats);
@@ -305,6 +306,7 @@ impl From<Document> for ArchProfile {
             agent,
             container,
             workload,
+            gitops,
         }
     }
 }

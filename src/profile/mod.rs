@@ -81,6 +81,8 @@ pub struct ArchProfile {
     pub container: Vec<Container>,
     /// What the site runs.
     pub workload: Vec<Workload>,
+    /// The repository that the cluster follows.
+    pub gitops: Gitops,
 }
 
 /// A file that a profile embeds, as it was when the profile was read.

@@ -26,6 +26,8 @@ table! {
         pub container: Vec<Container> = vec![],
         /// What the site runs.
         pub workload: Vec<Workload> = vec![],
+        /// The repository that the cluster follows.
+        pub gitops: Gitops,
         /// The keys that sign.
         pub sign: Option<Sign> = None,
         /// Where the image is pushed to.
@@ -250,6 +252,22 @@ table! {
         pub source: Origin,
         /// Where it is seen on the device.
         pub mount: ImagePath,
+    }
+}
+
+table! {
+    /// The repository that the cluster follows, once it reaches it; its controllers are a workload that carries them.
+    pub struct Gitops {
+        /// Who follows it.
+        pub kind: GitopsKind = GitopsKind::None,
+        /// The repository.
+        pub url: Option<GitUrl> = None,
+        /// The branch.
+        pub branch: BranchName = BranchName::main(),
+        /// The directory in it.
+        pub path: RepositoryPath = RepositoryPath::root(),
+        /// Flux's secret with the repository's key, which comes with a grant as `flux-system.NAME`.
+        pub secret: Option<Namespace> = None,
     }
 }
 

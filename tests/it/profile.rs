@@ -237,6 +237,7 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "extends-missing",
         "extends-wrong-base",
         "file-twice",
+        "gitops",
         "kubernetes-config", // its dates and numbers that are none have no like in JSON
         "kubernetes-version-missing",
         "kubernetes-version-of-another",
@@ -250,6 +251,7 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "workload-of-no-kind",
         "workload-of-two-kinds",
         "workload-secret",
+        "workload-vm-network",
     ];
     let files = profiles(WRONG);
     let Some(valid) = validate(&files) else { return };

@@ -3,15 +3,15 @@
 use super::Kitchen;
 use crate::error::{Kind, Mark as _};
 use crate::host::fs;
+use crate::layer::workload::Workload;
 use crate::layer::workload::archive::ArchivedImage;
 use crate::layer::workload::model::{Model, Part};
 use crate::layer::workload::vm::{self, Network, Vm, kubevirt};
-use crate::layer::workload::{Workload, manifest};
 use crate::model::Digest;
 use crate::oci;
 use crate::plan::{self, Guest, GuestDisk, Payload};
 use crate::tree::{Content, Tree, TreePath, tar};
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use std::io;
 use std::sync::Arc;
 
@@ -87,9 +87,7 @@ pub fn guests_of_cluster(
             }
         };
         let text = kubevirt::object(&of.name, &image, of.memory, of.cpus, of.machine);
-        let parsed = manifest::parse(&of.name, text.as_bytes()).map_err(|faults| anyhow!("{faults:?}"))?;
-        let manifests = vec![(parsed, Content::from(text.into_bytes()))];
-        workloads.push(Workload { name: of.name.clone(), required: of.required, manifests });
+        workloads.push(Workload { required: of.required, ..super::payload::written(&of.name, text)? });
     }
     Ok((images, workloads))
 }

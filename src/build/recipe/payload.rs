@@ -9,7 +9,7 @@ use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE
 use crate::layer::workload::archive::{self, ArchivedImage};
 use crate::layer::workload::manifest::{self, Manifest};
 use crate::layer::workload::store::{ImageLayer, MAX_LAYERS, OciImage, store_tree};
-use crate::layer::workload::{self, WORKLOADS, chart, container, model};
+use crate::layer::workload::{self, WORKLOADS, chart, container, gitops, model};
 use crate::model::digest::HashingWriter;
 use crate::oci;
 use crate::plan::{Chart, Container, Package, Payload, Runner, Workload};
@@ -88,6 +88,9 @@ fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
     };
     let mut workloads = spec.workloads.iter().map(workload).collect::<anyhow::Result<Vec<_>>>()?;
     workloads.extend(objects);
+    if let Some(gitops) = &spec.gitops {
+        workloads.push(written(gitops::WORKLOAD, gitops::objects(gitops))?);
+    }
     let mut ready = vec![];
     for chart in &spec.charts {
         workloads.push(installed(chart, kitchen).with_context(|| format!("writing chart {}", chart.name))?);
@@ -108,10 +111,14 @@ fn installed(chart: &Chart, kitchen: &Kitchen<'_>) -> anyhow::Result<workload::W
         Some(digest) => String::from_utf8(kitchen.blob(digest)?.to_vec(chart::MAX_PACKAGE)?)?,
         None => String::new(),
     };
-    let text = chart::object(&chart.name, &chart.namespace, &package, &values);
-    let parsed = manifest::parse(&chart.name, text.as_bytes()).map_err(|faults| anyhow!("{faults:?}"))?;
+    written(&chart.name, chart::object(&chart.name, &chart.namespace, &package, &values))
+}
+
+/// A workload of a manifest that forge writes.
+pub fn written(name: &str, text: String) -> anyhow::Result<workload::Workload> {
+    let parsed = manifest::parse(name, text.as_bytes()).map_err(|faults| anyhow!("{faults:?}"))?;
     let manifests = vec![(parsed, Content::from(text.into_bytes()))];
-    Ok(workload::Workload { name: chart.name.clone(), required: false, manifests })
+    Ok(workload::Workload { name: name.into(), required: false, manifests })
 }
 
 fn for_podman(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {

@@ -116,6 +116,35 @@ impl<'c> Check<'c, '_> {
         }
     }
 
+    /// `[gitops]`: a server of a cluster follows a repository that is said.
+    pub(super) fn gitops(&mut self) {
+        let place = self.place(&["gitops", "kind"]);
+        let kind = self.word(&["gitops", "kind"], "none");
+        if kind == "none" {
+            self.pointless("gitops", &["url", "branch", "path", "secret"], "kind `none`", place);
+            return;
+        }
+        self.needed(
+            "gitops",
+            &[("url", "\"https://git.example/sites.git\"")],
+            &format!("kind `{kind}`"),
+            place,
+        );
+        if kind == "argocd" {
+            self.pointless("gitops", &["secret"], "kind `argocd`", place);
+        }
+        let distribution = self.word(&["kubernetes", "distribution"], "none");
+        if !["k3s", "rke2"].contains(&distribution) || self.word(&["kubernetes", "role"], "server") == "agent"
+        {
+            let fault = Fault::new(
+                place,
+                "only the server of a cluster follows a repository",
+                "set kubernetes.distribution to \"k3s\" or \"rke2\", with role \"server\"",
+            );
+            self.fault(fault);
+        }
+    }
+
     fn guest(&mut self, workload: &'c Node, arch: Arch) {
         let Some(vm) = workload.at(&["vm"]) else { return };
         let distribution = self.word(&["kubernetes", "distribution"], "none");

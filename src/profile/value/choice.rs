@@ -40,6 +40,17 @@ choice! {
     }
 }
 choice! {
+    /// Who follows a repository.
+    pub enum GitopsKind: "who follows a repository" {
+        /// Nobody.
+        None = "none",
+        /// Flux.
+        Flux = "flux",
+        /// Argo CD.
+        Argocd = "argocd",
+    }
+}
+choice! {
     /// What a virtual machine is built like.
     pub enum Machine: "a kind of machine" {
         /// UEFI and virtio.

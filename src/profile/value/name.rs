@@ -56,6 +56,19 @@ word! {
     /// A Kubernetes namespace: a DNS label.
     Namespace: "a namespace", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
         "1 to 63 of a-z, 0-9 and `-`, not starting or ending with `-`", |s| SiteName::parse(s).is_ok();
+    /// The address of a Git repository.
+    GitUrl: "a repository's address", "^(https|ssh)://",
+        "an https or ssh URL, such as `https://git.example/sites.git` or `ssh://git@git.example/sites`", is_git_url;
+    /// The name of a branch (git-check-ref-format(1), narrowed).
+    BranchName: "a branch", "^[0-9A-Za-z][0-9A-Za-z/._-]{0,127}$",
+        "letters, digits, `/`, `.`, `_` and `-`, such as `main`",
+        |s| s.len() <= 128 && spelled(s, alphanumeric, |c| alphanumeric(c) || matches!(c, b'/' | b'.' | b'_' | b'-'))
+            && !s.contains("..") && !s.ends_with(['/', '.']);
+    /// A directory of a repository.
+    RepositoryPath: "a directory of a repository", "^[0-9A-Za-z._-]+(/[0-9A-Za-z._-]+)*$",
+        "a relative path without `..`, such as `sites/store-042`",
+        |s| s.len() <= 512 && s.split('/').all(|p| p != ".." && spelled(p,
+            |c| alphanumeric(c) || matches!(c, b'.' | b'_' | b'-'), |c| alphanumeric(c) || matches!(c, b'.' | b'_' | b'-')));
     /// The name of a network interface of Linux.
     InterfaceName: "the name of an interface", "^[a-z][0-9a-z._-]{0,14}$",
         "at most 15 lowercase letters, digits, `.`, `_` and `-`, such as `br0`",
@@ -81,6 +94,20 @@ impl Namespace {
     /// Where Kubernetes puts what names none.
     pub fn default_one() -> Namespace {
         Namespace("default".into())
+    }
+}
+
+impl BranchName {
+    /// What a new repository has.
+    pub fn main() -> BranchName {
+        BranchName("main".into())
+    }
+}
+
+impl RepositoryPath {
+    /// The whole repository.
+    pub fn root() -> RepositoryPath {
+        RepositoryPath(".".into())
     }
 }
 
