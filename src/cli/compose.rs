@@ -257,6 +257,13 @@ pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[Str
     for line in &changes {
         let _ = writeln!(human, "  {line}");
     }
+    for chart in &lock.charts {
+        let by = match &chart.images_from[..] {
+            [] => "no images found: name them in `images`".into(),
+            from => format!("images by its {}, not rendered", from.join(" and ")),
+        };
+        let _ = writeln!(human, "  chart {} {} for {}: {by}", chart.source, chart.version, chart.arch);
+    }
     session.ui.result("lock", &serde_json::json!({ "path": lock_path(path), "packages": lock.packages.len(), "size": size, "digest": lock.digest(), "changes": changes }), human);
     Ok(())
 }
@@ -266,7 +273,8 @@ pub fn changes(old: &Lock, new: &Lock) -> Vec<String> {
     let versions = |lock: &Lock| -> BTreeMap<(Arch, String), String> {
         let packages = lock.packages.iter().map(|p| ((p.arch, p.name.clone()), p.version.clone()));
         let releases = lock.releases.iter().map(|r| ((r.arch, r.file.clone()), r.version.clone()));
-        packages.chain(releases).collect()
+        let charts = lock.charts.iter().map(|c| ((c.arch, c.source.clone()), c.version.clone()));
+        packages.chain(releases).chain(charts).collect()
     };
     let (old, new) = (versions(old), versions(new));
     let mut lines = vec![];

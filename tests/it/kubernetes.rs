@@ -280,7 +280,7 @@ fn the_boot_is_good_when_this_node_and_the_required_objects_are_ready() {
 }
 
 /// Serves a directory until the process ends.
-fn serve(dir: &Path) -> String {
+pub(crate) fn serve(dir: &Path) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let dir = dir.to_path_buf();
@@ -306,7 +306,7 @@ fn answer(mut stream: TcpStream, dir: &Path) -> Option<()> {
 }
 
 /// A release in upstream's layout, of stand-ins: the images are a tar of nothing.
-fn stand_in(dir: &Path, product: Product, version: &str, program: &[u8]) {
+pub(crate) fn stand_in(dir: &Path, product: Product, version: &str, program: &[u8]) {
     let dir = dir.join(version);
     std::fs::create_dir_all(&dir).unwrap();
     let mut sums = String::new();

@@ -30,3 +30,4 @@ mod support;
 mod tamper;
 mod tpm;
 mod user;
+mod workloads;
