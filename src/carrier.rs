@@ -1,5 +1,5 @@
-//! Bundles on what carries them to a box: a folder to copy, a FAT image for a stick or for the FORGE-ENROLL partition, or a
-//! NoCloud seed.
+//! Bundles and seeds on what carries them to a box: a folder to copy, a FAT image for a stick or for the FORGE-ENROLL
+//! partition, or a NoCloud seed.
 //!
 //! The folder is the same on all of them: [`bundle::DIRECTORY`]. NoCloud (label `CIDATA`) is there to pass through tools
 //! that can write nothing else: its user-data only copies the folder, and what is in it is signed either way.
@@ -10,6 +10,7 @@ use crate::enroll::bundle;
 use crate::enroll::issue::Issued;
 use crate::host::fs::{self, Durability, Staged};
 use crate::model::Epoch;
+use crate::seed::Emitted;
 use crate::tree::{Node, Tree, TreePath};
 use anyhow::Context as _;
 use std::path::Path;
@@ -62,6 +63,39 @@ pub fn write(bundles: &[Issued], carrier: Carrier, epoch: Epoch, to: &Path) -> a
             }
         }
         .with_context(|| format!("writing the bundle of {}", issued.name))?;
+    }
+    staged.commit(Durability::Synced).with_context(|| format!("writing {}", to.display()))
+}
+
+/// Writes `seeds` into the new directory `to`, which appears whole or not at all: as `NAME/` with the files, or as FAT volumes
+/// `NAME.img`. For this user alone.
+///
+/// # Errors
+/// When a seed is larger than a volume, or the file system refuses.
+pub fn write_seeds(seeds: &[(String, Emitted)], image: bool, epoch: Epoch, to: &Path) -> anyhow::Result<()> {
+    let staged = Staged::dir(to)?;
+    for (name, emitted) in seeds {
+        let one = || -> anyhow::Result<()> {
+            if image {
+                let mut tree = Tree::new();
+                for (path, file) in &emitted.files {
+                    for (at, _) in path.match_indices('/') {
+                        tree.insert(TreePath::parse(&path[..at])?, Node::dir(0o700))?;
+                    }
+                    tree.insert(TreePath::parse(path)?, Node::file(file.content.to_vec(), file.mode))?;
+                }
+                return volume(&tree, emitted.label, epoch, &staged.path().join(format!("{name}.img")));
+            }
+            for (path, file) in &emitted.files {
+                let path = staged.path().join(name).join(path);
+                if let Some(parent) = path.parent() {
+                    fs::make_private_dir(parent)?;
+                }
+                fs::place(&path, file.mode, file.content.as_slice())?;
+            }
+            Ok(())
+        };
+        one().with_context(|| format!("writing the seed of {name}"))?;
     }
     staged.commit(Durability::Synced).with_context(|| format!("writing {}", to.display()))
 }

@@ -13,6 +13,7 @@
 //! | [`release`] | built → [`release::Release`] | [`release::seal`]; back by [`release::verify`] | keys |
 //! | [`publish`] | release → registry | [`publish::push`] | registry |
 //! | [`enroll`] | fleet keys, inventory → bundles | [`enroll::issue()`], onto a [`carrier`] | nothing |
+//! | [`seed`] | profile, inventory → what boxes with other systems are told | [`seed::emit`], onto a [`carrier`] | nothing |
 //! | [`run`] | disk image → a booted device | [`run::run`] | pinned tools ([`toolbox`]) |
 //! | [`trial`] | disk image → does it join its fleet? | [`trial::Trial::run`] | pinned tools, a fleet of its own |
 //!
@@ -28,12 +29,14 @@
 //! # Who may know whom
 //!
 //! words ([`model`], [`error`]) ← edges and shapes ([`host`], [`tree`], [`template`], [`oci`]) ← domain ([`profile`],
-//! [`source`], [`debian`], [`boot`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`]) ← effects
+//! [`source`], [`debian`], [`boot`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`], [`attest`]) ← effects
 //! ([`build`], [`release`], [`publish`], [`run`], [`toolbox`]) ← surface ([`cli`]). A test holds this against the code, room
 //! by room.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant and inspect files"))]
 
+#[cfg(feature = "cli")]
+pub mod attest;
 #[cfg(feature = "cli")]
 pub mod boot;
 #[cfg(feature = "cli")]
@@ -74,6 +77,8 @@ pub mod release;
 pub mod run;
 #[cfg(feature = "cli")]
 pub mod seal;
+#[cfg(feature = "cli")]
+pub mod seed;
 pub mod sign;
 #[cfg(feature = "cli")]
 pub mod source;

@@ -225,11 +225,16 @@ pub fn mirrors(profile: &Profile) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where the profile takes its Kubernetes distribution from, if not from upstream's own place.
+/// Where the profile takes its Kubernetes distribution or its agent from, if not from upstream's own place.
 fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
     let mut places = BTreeMap::new();
     for (&arch, wanted) in &profile.arch {
-        match &wanted.kubernetes.source {
+        // Of the two it has one.
+        let source = match &wanted.kubernetes.source {
+            Origin::Release => &wanted.agent.source,
+            other => other,
+        };
+        match source {
             Origin::Url(url) => drop(places.insert(arch, Place::Url(url.clone()))),
             Origin::Oci(reference) => drop(places.insert(arch, Place::Artifact(reference.parse()?))),
             Origin::File(path) => {
@@ -312,10 +317,17 @@ pub fn planned(profile: &Profile, lock: &Lock, shop: &Workshop) -> anyhow::Resul
         EnrollMode::None => BTreeMap::new(),
         _ => device::programs(profile.arch.keys().copied(), &shop.blobs)?,
     };
-    plan::compose(profile, lock, source_date_epoch()?, &programs).map_err(|e| {
+    let planned = plan::compose(profile, lock, source_date_epoch()?, &programs);
+    let seeded = matches!(planned, Err(plan::PlanError::Palette));
+    let planned = planned.map_err(|e| {
         let kind = if matches!(e, plan::PlanError::NotLocked(_)) { Kind::Lock } else { Kind::Input };
         error::of(kind, e.into())
-    })
+    });
+    if seeded {
+        planned.hint("`forge enroll export --format nocloud` writes the seed that it reads")
+    } else {
+        planned
+    }
 }
 
 /// `forge plan`.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 pub fn run(session: &Session, verb: EnrollVerb) -> anyhow::Result<()> {
     match verb {
         EnrollVerb::Bundle(args) => bundle(session, &args),
+        EnrollVerb::Export(args) => super::export::run(session, &args),
         EnrollVerb::Answer { requests, dir, out } => answer(session, &requests, &dir, &out),
     }
 }
@@ -110,7 +111,8 @@ fn order(profile: &Profile, args: &BundleArgs, now: Epoch) -> anyhow::Result<Ord
     })
 }
 
-fn text(path: &Path) -> anyhow::Result<String> {
+/// A text file that a person named.
+pub(super) fn text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display())).kind(Kind::Input)
 }
 
@@ -120,7 +122,8 @@ fn description(path: &Path) -> anyhow::Result<Description> {
         .kind(Kind::Input)
 }
 
-fn rows(path: &Path) -> anyhow::Result<Vec<inventory::Row>> {
+/// The boxes of an inventory.
+pub(super) fn rows(path: &Path) -> anyhow::Result<Vec<inventory::Row>> {
     let bytes =
         std::fs::read(path).with_context(|| format!("reading {}", path.display())).kind(Kind::Input)?;
     inventory::parse(&bytes).map_err(|faults| {

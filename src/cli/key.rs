@@ -90,12 +90,16 @@ pub fn signer(profile: &Profile) -> anyhow::Result<Box<dyn Signer>> {
         return Err(error::of(Kind::Input, anyhow!("the profile names no key in [sign]")))
             .hint("add `[sign]` with `key = \"file:keys/release.key\"`; `forge key generate` makes one");
     };
-    let reference = match &sign.key {
+    open(&reference(profile, &sign.key)?)
+}
+
+/// Where a profile says that something secret is.
+pub fn reference(profile: &Profile, source: &KeySource) -> anyhow::Result<KeyRef> {
+    Ok(match source {
         KeySource::File(path) => KeyRef::File(profile.dir().join(path)),
         KeySource::Env(name) => KeyRef::Env(name.clone()),
         KeySource::Command(line) => format!("cmd:{line}").parse().kind(Kind::Input)?,
-    };
-    open(&reference)
+    })
 }
 
 /// The key that an argument names, ready: a path, or a reference.

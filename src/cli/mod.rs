@@ -8,6 +8,7 @@ mod compose;
 mod device;
 mod doctor;
 mod enroll;
+mod export;
 mod fleet;
 mod init;
 mod inspect;

@@ -11,6 +11,7 @@
 //! | `ek` | SHA-256 of the TPM's endorsement key, `sha256:…` |
 //! | `labels` | `key=value` with `;` between |
 //! | `address`, `gateway`, `dns`, `vlan` | a static network for the port with the first address of `macs` |
+//! | `port` | the kernel's name of that port, `eth0`: for other systems' seeds that know no better |
 //!
 //! Every fault of the table is told at once, each with its line.
 
@@ -24,7 +25,7 @@ use std::net::IpAddr;
 pub const MAX_BYTES: usize = 64 << 20;
 
 const COLUMNS: &[&str] =
-    &["name", "serial", "uuid", "macs", "ek", "labels", "address", "gateway", "dns", "vlan"];
+    &["name", "serial", "uuid", "macs", "ek", "labels", "address", "gateway", "dns", "vlan", "port"];
 
 /// A box, and its network where that is static.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct Row {
     pub device: DeviceRow,
     /// Its static network.
     pub network: Option<NetworkRule>,
+    /// The kernel's name of that network's port. A bundle never goes by it: it changes with a card.
+    pub port: Option<String>,
 }
 
 /// What is wrong with a table.
@@ -162,6 +165,10 @@ impl Cells<'_> {
             }
         }
         let network = self.network(self.list("macs").first().copied(), &mut faults);
+        let port = self.get("port").map(String::from);
+        if port.as_ref().is_some_and(|name| !is_port(name)) {
+            faults.push("port: 1 to 15 of letters, digits, `-`, `_` and `.`, such as eth0".into());
+        }
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -170,7 +177,7 @@ impl Cells<'_> {
         let min_score = if strong { points::SERIAL } else { points::MAC.min(20 * cleaned.macs.len() as u32) };
         let r#match =
             Match { serial: cleaned.serial, smbios_uuid: cleaned.smbios_uuid, macs: cleaned.macs, ek_sha256 };
-        Ok(Row { device: DeviceRow { r#ref: name, r#match, min_score, labels }, network })
+        Ok(Row { device: DeviceRow { r#ref: name, r#match, min_score, labels }, network, port })
     }
 
     fn network(&self, mac: Option<&str>, faults: &mut Vec<String>) -> Option<NetworkRule> {
@@ -205,6 +212,11 @@ impl Cells<'_> {
         let r#match = PortMatch { mac: Some(mac.to_lowercase().replace('-', ":")), ..PortMatch::default() };
         Some(NetworkRule { r#match, addresses, gateways, dns, vlan: vlan.and_then(Result::ok) })
     }
+}
+
+/// A name that the kernel gives a port (`IFNAMSIZ`), and no more of what it would take.
+fn is_port(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// `192.0.2.7/24`, `2001:db8::7/64`.

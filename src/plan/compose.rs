@@ -9,7 +9,9 @@ use crate::layer::workload::gitops::{Controller, Gitops};
 use crate::layer::workload::vm::{Forward, Machine};
 use crate::lock::{Lock, LockedFile, LockedPackage};
 use crate::oci::layer::Codec;
-use crate::profile::{self, ArchProfile, Artifact, DiskFormat, Distribution, EnrollMode, Origin, Profile};
+use crate::profile::{
+    self, AgentKind, ArchProfile, Artifact, DiskFormat, Distribution, EnrollMode, Origin, Profile,
+};
 use crate::source::remote::PinnedPart;
 
 /// What a profile asks for and this forge does not build.
@@ -32,6 +34,9 @@ pub enum PlanError {
     /// What asks for more than the machine has: who asks for how much, a line each.
     #[error("{0}")]
     Unfit(String),
+    /// An agent that comes in its vendor's image.
+    #[error("Palette's agent comes in Palette's own image, which forge does not build")]
+    Palette,
     /// Devices that enrol need a program that was not given.
     #[error("`enroll.mode` asks for the program forge-device for {0}, which is not there")]
     NoProgram(Arch),
@@ -120,6 +125,9 @@ impl Composer<'_> {
     }
 
     fn target(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Target, PlanError> {
+        if wanted.agent.kind == AgentKind::Palette {
+            return Err(PlanError::Palette);
+        }
         for artifact in &wanted.artifacts {
             if !matches!(artifact, Artifact::Oci | Artifact::Disk) {
                 return Err(not_built("image.artifacts", format!("{artifact:?}").to_lowercase(), arch));
@@ -138,6 +146,10 @@ impl Composer<'_> {
         if let Some(cluster) = distribution::cluster(self.profile, self.lock, arch, wanted)? {
             let runtime = self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Cluster(cluster)));
             layers.push((LayerName::Kubernetes, runtime));
+        }
+        if let Some(edge) = distribution::kubeedge(self.profile, self.lock, arch, wanted)? {
+            let agent = self.step(arch, "agent", Recipe::Runtime(Runtime::Kubeedge(edge)));
+            layers.push((LayerName::Agent, agent));
         }
         let site = self.site(arch, wanted, &os)?;
         layers.push((LayerName::Site, site));
@@ -221,10 +233,11 @@ impl Composer<'_> {
     /// The part of the resolved profile that the root partition is made from. Workloads are left out: they change
     /// nightly, and must not rewrite the operating system.
     fn root_profile(&self, wanted: &ArchProfile) -> String {
-        let ArchProfile { board, agent, .. } = wanted;
+        let board = wanted.board;
         // Where packages and releases are from decides no byte.
         let os = profile::Os { mirror: None, ..wanted.os.clone() };
         let kubernetes = profile::Kubernetes { source: Origin::Release, ..wanted.kubernetes.clone() };
+        let agent = profile::Agent { source: Origin::Release, ..wanted.agent.clone() };
         let mut root = serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() });
         // A key that came later is there where it says something: what was built before keeps its bytes.
         if kubernetes.registries.is_empty()
@@ -237,7 +250,10 @@ impl Composer<'_> {
 
     fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {
         let gitops = self.gitops(wanted);
-        if wanted.container.is_empty() && wanted.workload.is_empty() && gitops.is_none() {
+        // EdgeCore's pods have no first process but the one that is carried.
+        let kubeedge = distribution::is_kubeedge(wanted);
+        let nothing = wanted.container.is_empty() && wanted.workload.is_empty() && gitops.is_none();
+        if nothing && !kubeedge {
             return Ok(None);
         }
         let mut containers = vec![];
@@ -275,7 +291,11 @@ impl Composer<'_> {
             }
         }
         fit::disk(wanted, self.lock, arch)?;
-        let runner = if distribution::product(wanted).is_some() { Runner::Cluster } else { Runner::Podman };
+        let runner = match distribution::product(wanted) {
+            Some(_) => Runner::Cluster,
+            None if kubeedge => Runner::Kubeedge,
+            None => Runner::Podman,
+        };
         let images = self.lock.images.iter().filter(|i| i.arch == arch).cloned().collect();
         let pause = self
             .lock

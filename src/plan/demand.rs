@@ -4,6 +4,7 @@
 use super::compose::{OS_SET, PAUSE_SET, PlanError, container_set, not_built};
 use super::{distribution, fit};
 use crate::boot;
+use crate::layer::agent::kubeedge;
 use crate::layer::kubernetes::{cluster, podman};
 use crate::layer::site;
 use crate::layer::workload::manifest::field::ImageField;
@@ -12,7 +13,7 @@ use crate::layer::workload::{self, chart, manifest, vm};
 use crate::lock::{Demand, LockedFile, PackageSet, SetVariant, WantedChart};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::oci::layer::{self, Codec};
-use crate::profile::{ArchProfile, Base, Distribution, EnrollMode, Helm, Origin, Profile};
+use crate::profile::{AgentKind, ArchProfile, Base, Distribution, EnrollMode, Helm, Origin, Profile};
 use crate::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeSet;
 use std::io;
@@ -69,9 +70,16 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
             }
             Distribution::K3s | Distribution::Rke2 => {
                 os.extend(cluster::PACKAGES.iter().map(|p| p.to_string()));
-                demand.releases.extend(distribution::release(arch, wanted));
             }
         }
+        match wanted.agent.kind {
+            AgentKind::None | AgentKind::Files | AgentKind::Palette => {}
+            AgentKind::Kubeedge => {
+                os.extend(kubeedge::PACKAGES.iter().map(|p| p.to_string()));
+                demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
+            }
+        }
+        demand.releases.extend(distribution::release(arch, wanted));
         let on_cluster = distribution::product(wanted).is_some();
         if !on_cluster && wanted.workload.iter().any(|w| w.vm.is_some()) {
             os.extend(vm::implied_packages(arch).iter().map(|p| p.to_string()));

@@ -1,6 +1,8 @@
 //! What spans more than one key: what needs something, what excludes something, what would never work.
 
 mod cluster;
+mod kubeedge;
+mod palette;
 mod workload;
 
 use super::diagnostic::{Fault, Place};
@@ -210,7 +212,8 @@ impl<'c> Check<'c, '_> {
         let place = self.place(&["agent", "kind"]);
         match self.word(&["agent", "kind"], "none") {
             "none" => self.pointless("agent", &["version", "source", "config"], "kind `none`", place),
-            "kubeedge" => self.needed("agent", &[("version", "\"v1.22.1\"")], "kind `kubeedge`", place),
+            "kubeedge" => self.kubeedge(place),
+            "palette" => self.palette(place),
             _ => {}
         }
     }

@@ -181,7 +181,7 @@ impl Gathering<'_> {
 }
 
 /// Tables that are the same for every architecture: one release has one name, one signature and one place.
-const COMMON: [&str; 5] = ["schema", "site", "sign", "publish", "enroll"];
+const COMMON: [&str; 6] = ["schema", "site", "sign", "publish", "enroll", "export"];
 
 /// The merged tree → the profile; `None` when there are faults.
 fn resolve(
@@ -210,7 +210,7 @@ fn resolve(
     }
     let documents = documents.into_iter().map(|(arch, document)| Some((arch, document?)));
     let documents: BTreeMap<Arch, Document> = documents.collect::<Option<_>>()?;
-    let Document { site, image, sign, publish, enroll, .. } = documents.values().next()?.clone();
+    let Document { site, image, sign, publish, enroll, export, .. } = documents.values().next()?.clone();
     let arch = documents.into_iter().map(|(arch, document)| (arch, ArchProfile::from(document)));
     Some(Profile {
         site,
@@ -219,6 +219,7 @@ fn resolve(
         sign,
         publish,
         enroll,
+        export,
         files: BTreeMap::new(),
         dir: Default::default(),
     })

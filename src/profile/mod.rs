@@ -50,6 +50,9 @@ pub struct Profile {
     pub publish: Option<Publish>,
     /// How a device joins.
     pub enroll: Enroll,
+    /// What boxes with other systems are told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export: Option<Export>,
     /// The files whose content goes into the image, by path.
     pub files: BTreeMap<String, FileDigest>,
     /// Where relative paths start: the directory of the profile.
@@ -138,10 +141,12 @@ impl Profile {
         let mut profile = self.clone();
         profile.sign = None;
         profile.publish = None;
+        profile.export = None;
         profile.enroll = self.enroll.in_image();
         for arch in profile.arch.values_mut() {
             arch.os.mirror = None;
             arch.kubernetes.source = Origin::Release;
+            arch.agent.source = Origin::Release;
         }
 
         Digest::of(serde_json::to_vec(&profile).expect("a profile holds nothing that JSON cannot"))

@@ -34,6 +34,8 @@ table! {
         pub publish: Option<Publish> = None,
         /// How a device joins.
         pub enroll: Enroll,
+        /// What boxes with other systems are told: `forge enroll export`.
+        pub export: Option<Export> = None,
     }
 }
 
@@ -328,5 +330,59 @@ table! {
         pub support: Option<String> = None,
         /// How long a device may lie before it is plugged in: nothing it carries may lapse sooner.
         pub shelf_life: Days = Days::SHELF_LIFE,
+    }
+}
+
+table! {
+    /// What boxes with other systems are told by `forge enroll export`. Nothing of it is in an image.
+    pub struct Export {
+        /// A CSV file of the devices; by default the one in `[enroll]`.
+        pub inventory: Option<KeyFile> = None,
+        /// An HTTP proxy that the site's boxes have to use, `http://HOST:PORT`; by default the one in `[enroll]`.
+        pub proxy: Option<String> = None,
+        /// Authorities (PEM) that the boxes trust beside their system's.
+        pub authorities: Vec<KeyFile> = vec![],
+        /// What Palette's agent registers with.
+        pub palette: Option<ExportPalette> = None,
+        /// What Flight Control's agent registers with.
+        pub flightctl: Option<ExportFlightctl> = None,
+        /// What Elemental's registration needs.
+        pub elemental: Option<ExportElemental> = None,
+    }
+}
+
+table! {
+    /// What Palette's agent registers with. Its settings are the keys below `stylus`, in `[agent] config`.
+    pub struct ExportPalette {
+        /// Where the tenant's registration token is: `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        pub token: KeySource,
+    }
+}
+
+table! {
+    /// What Flight Control's agent registers with.
+    pub struct ExportFlightctl {
+        /// The agents' endpoint, `https://HOST:PORT`.
+        pub server: Endpoint,
+        /// Who signed the endpoint's certificate (PEM).
+        pub ca: Option<KeyFile> = None,
+        /// Where a person approves boxes, an https URL.
+        pub ui: Option<Endpoint> = None,
+        /// The enrollment certificate (PEM).
+        pub certificate: KeyFile,
+        /// Where its private key (PEM) is: `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        pub key: KeySource,
+    }
+}
+
+table! {
+    /// What Elemental's registration needs.
+    pub struct ExportElemental {
+        /// Where the registration's URL is, which ends in its token: `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        pub url: KeySource,
+        /// Who signed the server's certificate (PEM).
+        pub ca: Option<KeyFile> = None,
+        /// How a box shows who it is.
+        pub auth: ElementalAuth = ElementalAuth::Tpm,
     }
 }

@@ -81,7 +81,7 @@ impl KeyRef {
             Some(value) => Ok(Zeroizing::new(value)),
             None => passphrase(),
         };
-        let pem = self.pem().with_context(|| format!("reading key {self}"))?;
+        let pem = self.secret().with_context(|| format!("reading key {self}"))?;
         if let KeyRef::Command(words) = self
             && pem.trim_start().starts_with("-----BEGIN PUBLIC KEY-----")
         {
@@ -91,7 +91,11 @@ impl KeyRef {
         Ok(Box::new(key))
     }
 
-    fn pem(&self) -> anyhow::Result<Secret> {
+    /// The text that is there, a PEM or another secret; at most as much of it as a PEM may have.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn secret(&self) -> anyhow::Result<Secret> {
         let mut pem = Zeroizing::new(String::new());
         match self {
             KeyRef::File(path) => {

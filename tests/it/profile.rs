@@ -238,10 +238,12 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "extends-wrong-base",
         "file-twice",
         "gitops",
+        "kubeedge",
         "kubernetes-config", // its dates and numbers that are none have no like in JSON
         "kubernetes-version-missing",
         "kubernetes-version-of-another",
         "missing-site", // a file without a site may be there to be extended
+        "palette",      // its keys are another product's
         "podman-with-a-version",
         "secrets",
         "workload-chart",

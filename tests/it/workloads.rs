@@ -5,7 +5,7 @@ use crate::fixture::{self, Fixture, events, forge, ok, refused};
 use crate::kubernetes::{serve, stand_in};
 use forge::host::cancel::Cancel;
 use forge::host::http::Client;
-use forge::model::Digest;
+use forge::model::{Arch, Digest};
 use forge::oci::{self, layout::Layout, registry::Registry};
 use forge::source::blobs::Blobs;
 use forge::source::release::Product;
@@ -30,7 +30,7 @@ impl Bench {
         let place = scratch.path().join("release");
         std::fs::create_dir(&place).unwrap();
         for (product, version) in [(Product::K3s, "v1.34.2+k3s1"), (Product::Rke2, "v1.34.2+rke2r1")] {
-            stand_in(&place, product, version, &program(product));
+            stand_in(&place, product, version, Arch::Amd64, &program(product));
         }
         let profiles = shared.source_in(scratch.path()).parent().unwrap().to_path_buf();
         Bench { cache: shared.warm_cache_in(scratch.path()), profiles, place: serve(&place), scratch }

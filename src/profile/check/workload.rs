@@ -11,10 +11,11 @@ impl<'c> Check<'c, '_> {
     pub(super) fn workloads(&mut self, arch: Arch) {
         let kinds = ["manifests", "helm", "vm", "model"];
         let distribution = self.word(&["kubernetes", "distribution"], "none");
-        // KubeEdge's edgecore runs Pods of its cluster without a distribution, but only what the cluster sends.
-        let unable: &[&str] = match distribution {
-            "none" => &["manifests", "helm"],
-            "podman" => &["helm"],
+        let unable: &[&str] = match (distribution, self.word(&["agent", "kind"], "none")) {
+            // EdgeCore runs what its cluster sends; manifests say here which images it finds on the box.
+            ("none", "kubeedge") => &["helm"],
+            ("none", _) => &["manifests", "helm"],
+            ("podman", _) => &["helm"],
             _ => &[],
         };
         for workload in self.root.items(&["workload"]) {

@@ -115,6 +115,17 @@ choice! {
     }
 }
 choice! {
+    /// How a box shows Elemental's server who it is.
+    pub enum ElementalAuth: "a way to authenticate" {
+        /// By its TPM.
+        Tpm = "tpm",
+        /// By its hardware address, which anybody on its network knows.
+        Mac = "mac",
+        /// By its SMBIOS UUID, which is printed on some boxes.
+        SysUuid = "sys-uuid",
+    }
+}
+choice! {
     /// How a device joins.
     pub enum EnrollMode: "a way to enroll" {
         /// Through a fleet endpoint.
