@@ -29,10 +29,22 @@ pub mod podman {
     pub const READY_SERVICE: &str = include_str!("../templates/podman/forge-workload-ready@.service");
     /// The program that it runs.
     pub const READY_PROGRAM: &str = include_str!("../templates/podman/workload-ready");
+    /// Puts the grant's secrets where Podman looks for them.
+    pub const SECRETS_PROGRAM: &str = include_str!("../templates/podman/workload-secrets");
     /// Wants every workload.
     pub const WORKLOADS_TARGET: &str = include_str!("../templates/podman/forge-workloads.target");
     /// Requires the health of the required ones.
     pub const REQUIRED_TARGET: &str = include_str!("../templates/podman/forge-required-workloads.target");
+}
+
+/// Virtual machines: `templates/vm/`.
+pub mod vm {
+    /// What a guest's units call.
+    pub const PROGRAM: &str = include_str!("../templates/vm/machine");
+    /// Runs a guest; `@NAME@` and `@COMMAND@` are to be filled in.
+    pub const SERVICE: &str = include_str!("../templates/vm/machine.service");
+    /// Waits for a guest; to be filled in likewise.
+    pub const READY: &str = include_str!("../templates/vm/ready.service");
 }
 
 macro_rules! device_files {
@@ -105,6 +117,7 @@ pub const OS: &[DeviceFile] = device_files!("os":
     "usr/lib/modprobe.d/forge.conf",
     "usr/lib/systemd/journald.conf.d/50-forge.conf",
     "usr/lib/systemd/network/80-forge-dhcp.network",
+    "usr/lib/systemd/system-generators/forge-payload",
     "usr/lib/systemd/system.conf.d/50-forge.conf",
     "usr/lib/systemd/system/boot-complete.target.d/forge.conf",
     "usr/lib/systemd/system/boot.mount.d/forge.conf",

@@ -1,6 +1,7 @@
 //! From a profile to its plan: `forge check`, `forge lock`, `forge plan`, and what `forge build` shares with them.
 
 use super::args::{ProfileArgs, Selection};
+use super::beside::Directory;
 use super::{Session, device};
 use crate::build::cache::Cache;
 use crate::build::{fetch, observe::Observer as _};
@@ -31,7 +32,7 @@ pub fn check(session: &Session, args: &ProfileArgs) -> anyhow::Result<()> {
                 tell(session, &report);
             }
             Ok(profile) => {
-                plan::demand(&profile, &|path| read(&profile, path))
+                plan::demand(&profile, &Directory(profile.dir()))
                     .kind(Kind::Input)
                     .with_context(|| path.display().to_string())?;
                 let words = format!(
@@ -157,7 +158,10 @@ pub fn locked(
     mode: LockMode<'_>,
 ) -> anyhow::Result<Lock> {
     let lock_path = lock_path(path);
-    let demand = plan::demand(profile, &|path| read(profile, path)).kind(Kind::Input)?;
+    let demand = plan::demand(profile, &Directory(profile.dir())).kind(Kind::Input)?;
+    for package in demand.charts.iter().filter_map(|c| c.package.as_ref()) {
+        shop.blobs.insert_bytes(package)?;
+    }
     let old = match std::fs::read_to_string(&lock_path) {
         Ok(text) => Some(Lock::from_text(&text).with_context(|| format!("reading {}", lock_path.display()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
@@ -247,10 +251,6 @@ fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
     Ok(places)
 }
 
-fn read(profile: &Profile, path: &str) -> std::io::Result<Vec<u8>> {
-    std::fs::read(profile.dir().join(path))
-}
-
 /// `forge lock`.
 pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[String]>) -> anyhow::Result<()> {
     let profile = load(session, path, set, &Selection::default())?;
@@ -263,6 +263,13 @@ pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[Str
     for line in &changes {
         let _ = writeln!(human, "  {line}");
     }
+    for chart in &lock.charts {
+        let by = match &chart.images_from[..] {
+            [] => "no images found: name them in `images`".into(),
+            from => format!("images by its {}, not rendered", from.join(" and ")),
+        };
+        let _ = writeln!(human, "  chart {} {} for {}: {by}", chart.source, chart.version, chart.arch);
+    }
     session.ui.result("lock", &serde_json::json!({ "path": lock_path(path), "packages": lock.packages.len(), "size": size, "digest": lock.digest(), "changes": changes }), human);
     Ok(())
 }
@@ -272,7 +279,8 @@ pub fn changes(old: &Lock, new: &Lock) -> Vec<String> {
     let versions = |lock: &Lock| -> BTreeMap<(Arch, String), String> {
         let packages = lock.packages.iter().map(|p| ((p.arch, p.name.clone()), p.version.clone()));
         let releases = lock.releases.iter().map(|r| ((r.arch, r.file.clone()), r.version.clone()));
-        packages.chain(releases).collect()
+        let charts = lock.charts.iter().map(|c| ((c.arch, c.source.clone()), c.version.clone()));
+        packages.chain(releases).chain(charts).collect()
     };
     let (old, new) = (versions(old), versions(new));
     let mut lines = vec![];
@@ -393,6 +401,7 @@ pub fn made(
     fetch::files(lock, profile.dir(), &shop.blobs)?;
     fetch::packages(plan, lock, &env)?;
     fetch::releases(plan, lock, &env)?;
+    fetch::remotes(plan, lock, &env)?;
     fetch::images(plan, &env)?;
     session.ui.event(crate::build::observe::Event::Note(&format!("{} {}", plan.name, plan.version)));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -4,6 +4,8 @@ use super::StepId;
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::layer::kubernetes::cluster::{Role, Start};
+use crate::layer::workload::gitops::Gitops;
+use crate::layer::workload::vm::{Forward, Machine};
 use crate::model::{Arch, Digest, Epoch, SiteName};
 use crate::oci::layer::Codec;
 use crate::source::oci::PinnedImage;
@@ -241,8 +243,95 @@ pub struct Payload {
     pub containers: Vec<Container>,
     /// Container images from registries, pinned.
     pub images: Vec<PinnedImage>,
-    /// Workloads in the order of the profile.
+    /// Workloads of manifests in the order of the profile.
     pub workloads: Vec<Workload>,
+    /// Helm charts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<Chart>,
+    /// Models and other large data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<Model>,
+    /// Virtual machines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<Guest>,
+    /// The repository that the cluster follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gitops: Option<Gitops>,
+}
+
+/// A virtual machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Guest {
+    /// The workload's name.
+    pub name: String,
+    /// Whether a boot is good only when it runs.
+    pub required: bool,
+    /// Its disk.
+    pub disk: GuestDisk,
+    /// MiB of memory.
+    pub memory: u64,
+    /// Processors.
+    pub cpus: u32,
+    /// What it is built like.
+    pub machine: Machine,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<Forward>,
+    /// A bridge that it is on instead.
+    pub bridge: Option<String>,
+}
+
+/// Where a guest's disk is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestDisk {
+    /// A file.
+    File(Digest),
+    /// A container image of one disk, by reference, as a cluster takes it.
+    Image(String),
+}
+
+/// A Helm chart that the distribution installs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Chart {
+    /// The workload's name.
+    pub name: String,
+    /// Whether a boot is good only when it is installed.
+    pub required: bool,
+    /// Where it is installed into.
+    pub namespace: String,
+    /// Its package.
+    pub package: Digest,
+    /// Its values, where the profile gives some.
+    pub values: Option<Digest>,
+}
+
+/// A model or other large data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Model {
+    /// The workload's name.
+    pub name: String,
+    /// Whether a boot without it is bad.
+    pub required: bool,
+    /// Where the host shows it.
+    pub mount: String,
+    /// Its files.
+    pub files: Vec<ModelFile>,
+}
+
+/// A file of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ModelFile {
+    /// Its path below the mount point.
+    pub path: String,
+    /// The media type of an archive whose files are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+    /// Its digest.
+    pub digest: Digest,
 }
 
 /// A container made from packages.
@@ -432,9 +521,9 @@ impl Recipe {
     fn version(&self) -> u32 {
         match self {
             Recipe::Rootfs(_) => 3,
-            Recipe::Os(_) => 2,
+            Recipe::Os(_) => 3,
             Recipe::Site(_) => 2,
-            Recipe::Runtime(_) => 1,
+            Recipe::Runtime(_) => 2,
             Recipe::Payload(_) => 2,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,

@@ -3,6 +3,7 @@
 mod cluster;
 mod kubeedge;
 mod palette;
+mod workload;
 
 use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
@@ -18,7 +19,8 @@ pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
     check.system();
     check.runtime();
     check.agent();
-    check.workloads();
+    check.workloads(arch);
+    check.gitops();
     check.enrollment();
     check.secrets();
 }
@@ -213,79 +215,6 @@ impl<'c> Check<'c, '_> {
             "kubeedge" => self.kubeedge(place),
             "palette" => self.palette(place),
             _ => {}
-        }
-    }
-
-    fn workloads(&mut self) {
-        let kinds = ["manifests", "helm", "vm", "model"];
-        let distribution = self.word(&["kubernetes", "distribution"], "none");
-        let unable: &[&str] = match (distribution, self.word(&["agent", "kind"], "none")) {
-            // EdgeCore runs what its cluster sends; manifests say here which images it finds on the box.
-            ("none", "kubeedge") => &["helm"],
-            ("none", _) => &["manifests", "helm"],
-            ("podman", _) => &["helm"],
-            _ => &[],
-        };
-        for workload in self.root.items(&["workload"]) {
-            let has: Vec<&Node> = kinds.iter().filter_map(|kind| workload.at(&[kind])).collect();
-            let place = workload.at(&["name"]).unwrap_or(workload).place;
-            match has[..] {
-                [] if workload.table().is_some() => {
-                    let fault = Fault::new(
-                        place,
-                        "this workload has nothing to run",
-                        "add one of `manifests`, `helm`, `vm` and `model`",
-                    );
-                    self.fault(fault);
-                }
-                [first, second, ..] => {
-                    let fault = Fault::new(
-                        second.place,
-                        "a workload is one of `manifests`, `helm`, `vm` and `model`",
-                        "make two workloads",
-                    );
-                    self.fault(fault.related(first.place, "it is this already"));
-                }
-                _ => {}
-            }
-            if let Some(manifests) = workload.at(&["manifests"])
-                && manifests.list().is_some_and(<[Node]>::is_empty)
-            {
-                self.fault(Fault::new(
-                    manifests.place,
-                    "there is no manifest in the list",
-                    "name a YAML file",
-                ));
-            }
-            for kind in unable {
-                if let Some(node) = workload.at(&[kind]) {
-                    let fault = Fault::new(
-                        node.place,
-                        format!("distribution `{distribution}` cannot run `{kind}`"),
-                        format!(
-                            "set kubernetes.distribution to {}",
-                            if *kind == "helm" {
-                                "\"k3s\" or \"rke2\""
-                            } else {
-                                "\"podman\", \"k3s\" or \"rke2\""
-                            }
-                        ),
-                    );
-                    self.fault(fault);
-                }
-            }
-            for path in [&["helm", "chart"], &["vm", "disk"], &["model", "source"]] {
-                if let Some(node) = workload.at(path)
-                    && node.text() == Some("release")
-                {
-                    let fault = Fault::new(
-                        node.place,
-                        format!("`{}` has no upstream release", path.join(".")),
-                        "`https://…`, `file:PATH` or `oci:REFERENCE`",
-                    );
-                    self.fault(fault);
-                }
-            }
         }
     }
 

@@ -281,7 +281,7 @@ fn the_boot_is_good_when_this_node_and_the_required_objects_are_ready() {
 }
 
 /// Serves a directory until the process ends.
-fn serve(dir: &Path) -> String {
+pub(crate) fn serve(dir: &Path) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let dir = dir.to_path_buf();

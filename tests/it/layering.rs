@@ -25,7 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("disk", &["boot", "tree"]),
     ("layer", &["boot", "oci", "template", "tree"]),
     ("seal", &["host", "oci", "sign", "tree"]),
-    ("lock", &["debian", "host", "profile", "source"]),
+    ("lock", &["debian", "host", "layer", "oci", "profile", "source"]),
     ("plan", &["boot", "debian", "disk", "layer", "lock", "oci", "profile", "source", "tree"]),
     (
         "build",

@@ -33,3 +33,4 @@ mod support;
 mod tamper;
 mod tpm;
 mod user;
+mod workloads;

@@ -3,6 +3,7 @@
 mod boot;
 mod disk;
 mod filesystem;
+mod large;
 mod layers;
 mod payload;
 mod rootfs;

@@ -40,6 +40,26 @@ choice! {
     }
 }
 choice! {
+    /// Who follows a repository.
+    pub enum GitopsKind: "who follows a repository" {
+        /// Nobody.
+        None = "none",
+        /// Flux.
+        Flux = "flux",
+        /// Argo CD.
+        Argocd = "argocd",
+    }
+}
+choice! {
+    /// What a virtual machine is built like.
+    pub enum Machine: "a kind of machine" {
+        /// UEFI and virtio.
+        Modern = "modern",
+        /// BIOS, IDE and an old network card, for systems that know no other.
+        Legacy = "legacy",
+    }
+}
+choice! {
     /// The hardware family.
     pub enum Board: "a board" {
         /// Any machine with UEFI firmware.
