@@ -8,6 +8,7 @@ pub use fleet::*;
 
 use super::ui::Color;
 use crate::model::Arch;
+use crate::profile::Artifact;
 use crate::run::qemu::Forward;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -233,9 +234,17 @@ pub struct Selection {
     /// Only these architectures
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub arch: Vec<Arch>,
-    /// Only these artifacts (`oci`, `disk`)
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub artifact: Vec<String>,
+    /// These artifacts and no others (`oci`, `disk`, `iso`, `netboot`), whatever the profile says
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = artifact)]
+    pub artifact: Vec<Artifact>,
+}
+
+fn artifact(word: &str) -> Result<Artifact, String> {
+    let known = [Artifact::Oci, Artifact::Disk, Artifact::Iso, Artifact::Netboot];
+    known
+        .into_iter()
+        .find(|artifact| artifact.as_str() == word)
+        .ok_or_else(|| "one of oci, disk, iso, netboot".into())
 }
 
 /// How to build.

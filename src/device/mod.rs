@@ -16,6 +16,7 @@
 //! | waits | why nothing can be done now → how long | [`pause`], [`run`](mod@run) |
 //! | box | the effects on a real machine | [`host`] |
 //! | program | arguments → the machine on that box | [`program`] |
+//! | imaging | an installer's order → a disk that starts | [`imaging`] |
 //! | view | what a person at the box is told | [`view`] |
 //!
 //! The machine decides; [`effects::Effects`] does. So it runs on a box, and ten thousand times in a test that takes the
@@ -31,6 +32,7 @@ pub mod event;
 pub mod fleet;
 pub mod host;
 pub mod identity;
+pub mod imaging;
 pub mod install;
 pub mod offline;
 pub mod pause;

@@ -2,7 +2,7 @@
 
 use super::agent::Device;
 use super::host::machine::Machine;
-use super::run;
+use super::{imaging, run};
 use crate::error::Kind;
 use crate::host::fs::FileLock;
 use std::ffi::OsString;
@@ -14,7 +14,9 @@ use std::process::ExitCode;
 const HELP: &str = "\
 forge-device: joins this box to its fleet. Started by systemd; a person never has to.
 
-Usage: forge-device [--version | --help]
+Usage: forge-device [install | --version | --help]
+
+  install  what an installer runs: its disk image onto this box's disk
 ";
 
 /// Held while the program runs: two would write over each other.
@@ -30,6 +32,12 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(None) => return refuse("forge-device runs already\n", Kind::Unexpected),
             Err(e) => return refuse(&format!("{LOCK}: {e}\n"), Kind::Unexpected),
         },
+        Some(["install"]) => {
+            return match imaging::run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => refuse(&format!("{e:#}\n"), Kind::Unexpected),
+            };
+        }
         Some(["--version"]) => format!("forge-device {}\n", env!("CARGO_PKG_VERSION")),
         Some(["--help"]) => HELP.to_string(),
         _ => return refuse(HELP, Kind::Input),

@@ -286,7 +286,8 @@ fn wanted(root: &Node) -> BTreeSet<Arch> {
 
 impl From<Document> for ArchProfile {
     fn from(document: Document) -> ArchProfile {
-        let Document { mut image, mut os, kubernetes, agent, mut container, workload, .. } = document;
+        let Document { mut image, install, mut os, kubernetes, agent, mut container, workload, .. } =
+            document;
         // Sets, though typed as lists: neither order nor repetition changes what is built.
         image.artifacts = set(image.artifacts);
         image.disk_formats = set(image.disk_formats);
@@ -299,6 +300,7 @@ impl From<Document> for ArchProfile {
             compression: image.compression,
             disk_formats: image.disk_formats,
             board: image.board,
+            install,
             os,
             kubernetes,
             agent,

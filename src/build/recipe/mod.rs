@@ -3,6 +3,7 @@
 mod boot;
 mod disk;
 mod filesystem;
+mod installer;
 mod layers;
 mod payload;
 mod rootfs;
@@ -52,6 +53,8 @@ pub fn run(recipe: &Recipe, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         Recipe::Uki(spec) => boot::uki(spec, kitchen),
         Recipe::Frame(spec) => disk::frame(spec, kitchen),
         Recipe::Disk(spec) => disk::run(spec, kitchen),
+        Recipe::Installer(spec) => installer::kernel_image(spec, kitchen),
+        Recipe::Iso(spec) => installer::medium(spec, kitchen),
         Recipe::Blob(spec) => layers::blob(spec, kitchen),
     }
 }
