@@ -153,10 +153,10 @@ pub enum Verb {
     },
     /// Boot a disk image in QEMU: UEFI, the serial console on this terminal (Ctrl-A x ends it)
     #[command(
-        after_help = "Examples:\n  forge run dist/store/2026.11.22\n  forge run disk.raw.zst --port 8080:8080 --headless"
+        after_help = "Examples:\n  forge run dist/store/2026.11.22\n  forge run disk.raw.zst --port 8080:8080 --headless\n  forge run installer.iso --persist box.raw && forge run box.raw"
     )]
     Run {
-        /// A release directory or a disk image
+        /// A release directory, a disk image, or an installer's medium (.iso)
         path: PathBuf,
         #[command(flatten)]
         options: RunOptions,
@@ -344,6 +344,12 @@ pub struct RunOptions {
     /// Put this enrollment bundle on the new disk, as a stick in the box would bring it
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
+    /// Start the release's installer from a stick, with an empty disk; a path that ends in .iso does so anyhow
+    #[arg(long, conflicts_with_all = ["bundle", "netboot"])]
+    pub installer: bool,
+    /// Start the release's installer over UEFI HTTP boot, with an empty disk
+    #[arg(long, conflicts_with = "bundle")]
+    pub netboot: bool,
     /// Give the device a TPM 2.0; a kept disk keeps its TPM, in FILE.tpm
     #[arg(long)]
     pub tpm: bool,

@@ -68,7 +68,7 @@ pub fn given() -> Option<(PathBuf, Opts)> {
     let shared = fixture::shared()?;
     static TOOLS: OnceLock<ToolRoot> = OnceLock::new();
     let tools = TOOLS.get_or_init(|| tools(shared)).clone();
-    Some((shared.disk(), Opts { tools, arch: Arch::Amd64, ports: vec![HTTP] }))
+    Some((shared.disk(), Opts { tools, arch: Arch::Amd64, ports: vec![HTTP], medium: None, second: None }))
 }
 
 /// The emulator that `forge run` uses, from where it uses it.

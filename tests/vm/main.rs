@@ -14,5 +14,6 @@ mod console;
 mod fallback;
 #[path = "../it/fixture.rs"]
 mod fixture;
+mod installs;
 mod joins;
 mod vm;

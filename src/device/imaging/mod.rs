@@ -18,6 +18,7 @@ mod fetch;
 mod say;
 pub mod source;
 
+use crate::device::host::service;
 use crate::disk::onto::{self, OntoError, Progress};
 use crate::disk::order::{After, MAX_ORDER, NoChoice, ORDER, Order};
 use crate::enroll::code::Code;
@@ -156,9 +157,17 @@ fn install(root: &Path, order: &Order, screens: &Screens) -> Result<Outcome, Ref
         Holds::Other if !order.overwrite => return Err(Refusal::new(Code::InstallForeign, name)),
         Holds::Other | Holds::Nothing => {}
     }
-    if let Source::Medium(medium) = &source {
-        screens.note(&format!("checking {}", medium.name()));
-        medium.check(order, &mut |done| screens.progress("Checking", done, order.size.0))?;
+    match &source {
+        Source::Medium(medium) => {
+            screens.note(&format!("checking {}", medium.name()));
+            medium.check(order, &mut |done| screens.progress("Checking", done, order.size.0))?;
+        }
+        Source::Url(url) => {
+            screens.note(&format!("fetching {url}"));
+            // Only here: a medium asks nobody for an address.
+            let units = ["systemd-networkd.service", "systemd-resolved.service"].map(String::from);
+            service::start(&units).map_err(|e| Refusal::new(Code::InstallServer, format!("{e:#}")))?;
+        }
     }
     write(root, order, disk, &source, screens)?;
     Ok(Outcome::Installed(name))

@@ -15,10 +15,9 @@ use std::sync::Arc;
 
 /// The largest window of a frame that is taken in, as a power of two: 128 MiB, what a build uses at most.
 const WINDOW_LOG: u32 = 27;
-/// Variables in which systemd's stub says where it was loaded from, of which a network boot has one with a URL.
-const LOADED_FROM: [&str; 2] = ["LoaderDeviceURL", "StubImageIdentifier"];
-/// systemd's vendor GUID (systemd.io, BOOT_LOADER_INTERFACE).
-const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+/// The variable in which systemd's stub says what URL it was loaded from, of vendor systemd (systemd.io,
+/// BOOT_LOADER_INTERFACE). Debian 13's, of version 257, does not; nor does it pass on what the firmware knows.
+const LOADED_FROM: &str = "LoaderDeviceURL-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 /// The most bytes of a variable or of the command line.
 const MAX_TEXT: u64 = 16 << 10;
 
@@ -71,28 +70,21 @@ fn booted_from(root: &Path) -> Option<String> {
     if let Some(url) = named.next_back() {
         return Some(url.into());
     }
-    LOADED_FROM.iter().find_map(|name| {
-        let path = root.join("sys/firmware/efi/efivars").join(format!("{name}-{VENDOR}"));
-        beside(&variable(&path)?)
-    })
+    beside(&loaded_from(root)?)
 }
 
-/// The image's address beside the folder of the kernel image that `loaded` names: as a URL, or as a device path with one in
-/// `Uri(…)`.
-fn beside(loaded: &str) -> Option<String> {
-    let url = match loaded.rsplit_once("Uri(") {
-        Some((_, rest)) => rest.split(')').next()?,
-        None => loaded,
-    };
-    let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))?;
+/// The image's address beside the folder of the kernel image at `url`.
+fn beside(url: &str) -> Option<String> {
+    let rest = url.strip_prefix("http://")?;
     let (folder, _) = rest.split(['?', '#']).next()?.rsplit_once('/')?;
     // A kernel image at the server's top has its disk image there too.
     let above = folder.rsplit_once('/').map_or(folder, |(above, _)| above);
-    Some(format!("{scheme}://{above}/{IMAGE_FILE}"))
+    Some(format!("http://{above}/{IMAGE_FILE}"))
 }
 
-/// The text of a firmware variable: four bytes of attributes, then UTF-16.
-fn variable(path: &Path) -> Option<String> {
+/// The URL in the firmware's variable: four bytes of attributes, then UTF-16.
+fn loaded_from(root: &Path) -> Option<String> {
+    let path = root.join("sys/firmware/efi/efivars").join(LOADED_FROM);
     let mut bytes = vec![];
     File::open(path).ok()?.take(MAX_TEXT).read_to_end(&mut bytes).ok()?;
     let (units, _) = bytes.get(4..)?.as_chunks::<2>();
@@ -251,10 +243,9 @@ mod tests {
             ("http://10.0.2.2:8000/netboot/forge.efi", Some("http://10.0.2.2:8000/disk.raw.zst")),
             ("http://h/a/b/netboot/forge.efi?x=/1", Some("http://h/a/b/disk.raw.zst")),
             ("http://h/forge.efi", Some("http://h/disk.raw.zst")),
-            ("MAC(525400123456,0x1)/IPv4(0.0.0.0)/Uri(http://h/n/forge.efi)", Some("http://h/disk.raw.zst")),
             ("\\EFI\\BOOT\\BOOTX64.EFI", None),
             ("ftp://h/n/forge.efi", None),
-            ("Uri()", None),
+            ("", None),
         ] {
             assert_eq!(beside(loaded).as_deref(), image, "{loaded}");
         }

@@ -57,20 +57,25 @@ impl Shape for Mode {
     }
 }
 
+/// Reads a number and a binary unit.
+pub fn size(s: &str) -> Option<Bytes> {
+    let digits = s.bytes().take_while(u8::is_ascii_digit).count();
+    let shift = match s[digits..].trim_start() {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    let number = s[..digits].parse::<u64>().ok().filter(|n| (1..1 << 20).contains(n))?;
+    Some(Bytes(number << shift))
+}
+
 /// A size: a number and a binary unit, `"2GiB"`.
 impl Shape for Bytes {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Bytes> {
         parsed(node, reader, "a size", |s| {
-            let digits = s.bytes().take_while(u8::is_ascii_digit).count();
-            let shift = match s[digits..].trim_start() {
-                "KiB" => Some(10),
-                "MiB" => Some(20),
-                "GiB" => Some(30),
-                "TiB" => Some(40),
-                _ => None,
-            };
-            let number = s[..digits].parse::<u64>().ok().filter(|n| (1..1 << 20).contains(n));
-            number.zip(shift).map(|(n, shift)| Bytes(n << shift)).ok_or_else(|| {
+            size(s).ok_or_else(|| {
                 let shown: String = s.chars().take(80).collect();
                 Wrong::new(
                     format!("`{shown}` is not a size"),
