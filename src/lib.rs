@@ -29,12 +29,14 @@
 //! # Who may know whom
 //!
 //! words ([`model`], [`error`]) ← edges and shapes ([`host`], [`tree`], [`template`], [`oci`]) ← domain ([`profile`],
-//! [`source`], [`debian`], [`boot`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`]) ← effects
+//! [`source`], [`debian`], [`boot`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`], [`attest`]) ← effects
 //! ([`build`], [`release`], [`publish`], [`run`], [`toolbox`]) ← surface ([`cli`]). A test holds this against the code, room
 //! by room.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant and inspect files"))]
 
+#[cfg(feature = "cli")]
+pub mod attest;
 #[cfg(feature = "cli")]
 pub mod boot;
 #[cfg(feature = "cli")]

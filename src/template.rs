@@ -67,6 +67,27 @@ pub mod cluster {
     );
 }
 
+/// KubeEdge's EdgeCore with containerd: `templates/kubeedge/`.
+pub mod kubeedge {
+    use super::DeviceFile;
+
+    /// EdgeCore's unit, with `@VERSION@` to be filled in.
+    pub const SERVICE: &str = include_str!("../templates/kubeedge/edgecore.service");
+    /// Drop-in of it where a grant comes first.
+    pub const GRANTED: &str = include_str!("../templates/kubeedge/granted.conf");
+    /// Drop-in of it where a person joins the node.
+    pub const BY_HAND: &str = include_str!("../templates/kubeedge/by-hand.conf");
+    /// Imports what is carried, and repairs containerd's store.
+    pub const PROGRAM: &str = include_str!("../templates/kubeedge/edge-images");
+    /// On every node, with `@PAUSE@` to be filled in.
+    pub const FILES: &[DeviceFile] = device_files!("kubeedge/node":
+        "etc/cni/net.d/10-forge.conflist",
+        "etc/containerd/config.toml",
+        "usr/lib/systemd/system/containerd.service.d/50-forge.conf",
+        "usr/lib/systemd/system/forge-edge-images.service",
+    );
+}
+
 /// A file of a device: its path in the tree, and its text.
 pub type DeviceFile = (&'static str, &'static str);
 
@@ -137,6 +158,7 @@ mod tests {
             ("enroll", ENROLL),
             ("initrd", INITRD),
             ("installer", INSTALLER),
+            ("kubeedge/node", kubeedge::FILES),
             ("kubernetes/node", cluster::FILES),
             ("kubernetes/server", cluster::SERVER_FILES),
             ("os", OS),

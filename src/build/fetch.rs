@@ -131,10 +131,11 @@ pub fn missing_releases<'a>(
         .iter()
         .filter(|s| !cache.contains(&s.key))
         .filter_map(|s| match &s.recipe {
-            Recipe::Runtime(Runtime::Cluster(cluster)) => Some(cluster),
+            Recipe::Runtime(Runtime::Cluster(cluster)) => Some((cluster.program, cluster.images)),
+            Recipe::Runtime(Runtime::Kubeedge(edge)) => Some((edge.program, None)),
             _ => None,
         })
-        .flat_map(|cluster| std::iter::once(cluster.program).chain(cluster.images))
+        .flat_map(|(program, images)| std::iter::once(program).chain(images))
         .collect();
     lock.releases.iter().filter(|f| wanted.contains(&f.digest) && !blobs.has(f.digest)).collect()
 }

@@ -219,11 +219,16 @@ pub fn mirrors(profile: &Profile) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where the profile takes its Kubernetes distribution from, if not from upstream's own place.
+/// Where the profile takes its Kubernetes distribution or its agent from, if not from upstream's own place.
 fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
     let mut places = BTreeMap::new();
     for (&arch, wanted) in &profile.arch {
-        match &wanted.kubernetes.source {
+        // Of the two it has one.
+        let source = match &wanted.kubernetes.source {
+            Origin::Release => &wanted.agent.source,
+            other => other,
+        };
+        match source {
             Origin::Url(url) => drop(places.insert(arch, Place::Url(url.clone()))),
             Origin::Oci(reference) => drop(places.insert(arch, Place::Artifact(reference.parse()?))),
             Origin::File(path) => {

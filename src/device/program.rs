@@ -2,7 +2,7 @@
 
 use super::agent::Device;
 use super::host::machine::Machine;
-use super::{imaging, run};
+use super::{configuration, imaging, run};
 use crate::error::Kind;
 use crate::host::fs::FileLock;
 use std::ffi::OsString;
@@ -14,9 +14,9 @@ use std::process::ExitCode;
 const HELP: &str = "\
 forge-device: joins this box to its fleet. Started by systemd; a person never has to.
 
-Usage: forge-device [install | --version | --help]
-
-  install  what an installer runs: its disk image onto this box's disk
+Usage: forge-device [--version | --help]
+       forge-device install                an installer's call: its disk image onto this box's disk
+       forge-device merge BASE PATCH TO    a unit's call: JSON of the image, and of the grant over it
 ";
 
 /// Held while the program runs: two would write over each other.
@@ -32,11 +32,15 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(None) => return refuse("forge-device runs already\n", Kind::Unexpected),
             Err(e) => return refuse(&format!("{LOCK}: {e}\n"), Kind::Unexpected),
         },
-        Some(["install"]) => {
-            return match imaging::run() {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => refuse(&format!("{e:#}\n"), Kind::Unexpected),
-            };
+        Some(["install"]) => match imaging::run() {
+            Ok(()) => String::new(),
+            Err(e) => return refuse(&format!("{e:#}\n"), Kind::Unexpected),
+        },
+        Some(["merge", base, patch, to]) => {
+            match configuration::merge(Path::new(base), Path::new(patch), Path::new(to)) {
+                Ok(()) => String::new(),
+                Err(e) => return refuse(&format!("{e:#}\n"), Kind::Unexpected),
+            }
         }
         Some(["--version"]) => format!("forge-device {}\n", env!("CARGO_PKG_VERSION")),
         Some(["--help"]) => HELP.to_string(),

@@ -5,6 +5,7 @@ use super::*;
 use crate::boot::{self, slot::Volume};
 use crate::disk::format::Format;
 use crate::disk::order::{After, DiskRule};
+use crate::layer::agent::kubeedge;
 use crate::layer::kubernetes::{cluster, podman};
 use crate::layer::site;
 use crate::layer::workload::name::ImageName;
@@ -109,9 +110,16 @@ pub fn demand(
             }
             Distribution::K3s | Distribution::Rke2 => {
                 os.extend(cluster::PACKAGES.iter().map(|p| p.to_string()));
-                demand.releases.extend(distribution::release(arch, wanted));
             }
         }
+        match wanted.agent.kind {
+            AgentKind::None | AgentKind::Files | AgentKind::Palette => {}
+            AgentKind::Kubeedge => {
+                os.extend(kubeedge::PACKAGES.iter().map(|p| p.to_string()));
+                demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
+            }
+        }
+        demand.releases.extend(distribution::release(arch, wanted));
         demand.sets.push(set(OS_SET.into(), os));
         for container in &wanted.container {
             demand.sets.push(set(
@@ -258,6 +266,10 @@ impl Composer<'_> {
             let runtime = self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Cluster(cluster)));
             layers.push((LayerName::Kubernetes, runtime));
         }
+        if let Some(edge) = distribution::kubeedge(self.profile, self.lock, arch, wanted)? {
+            let agent = self.step(arch, "agent", Recipe::Runtime(Runtime::Kubeedge(edge)));
+            layers.push((LayerName::Agent, agent));
+        }
         let site = self.site(arch, wanted, &os)?;
         layers.push((LayerName::Site, site));
 
@@ -340,10 +352,11 @@ impl Composer<'_> {
     /// The part of the resolved profile that the root partition is made from. Workloads are left out: they change
     /// nightly, and must not rewrite the operating system.
     fn root_profile(&self, wanted: &ArchProfile) -> String {
-        let ArchProfile { board, agent, .. } = wanted;
+        let board = wanted.board;
         // Where packages and releases are from decides no byte.
         let os = profile::Os { mirror: None, ..wanted.os.clone() };
         let kubernetes = profile::Kubernetes { source: Origin::Release, ..wanted.kubernetes.clone() };
+        let agent = profile::Agent { source: Origin::Release, ..wanted.agent.clone() };
         let mut root = serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() });
         // A key that came later is there where it says something: what was built before keeps its bytes.
         if kubernetes.registries.is_empty()
@@ -355,7 +368,9 @@ impl Composer<'_> {
     }
 
     fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {
-        if wanted.container.is_empty() && wanted.workload.is_empty() {
+        // EdgeCore's pods have no first process but the one that is carried.
+        let kubeedge = distribution::is_kubeedge(wanted);
+        if wanted.container.is_empty() && wanted.workload.is_empty() && !kubeedge {
             return Ok(None);
         }
         let mut containers = vec![];
@@ -396,7 +411,11 @@ impl Composer<'_> {
                 manifests,
             });
         }
-        let runner = if distribution::product(wanted).is_some() { Runner::Cluster } else { Runner::Podman };
+        let runner = match distribution::product(wanted) {
+            Some(_) => Runner::Cluster,
+            None if kubeedge => Runner::Kubeedge,
+            None => Runner::Podman,
+        };
         let images = self.lock.images.iter().filter(|i| i.arch == arch).cloned().collect();
         let pause = self
             .lock

@@ -157,6 +157,8 @@ pub enum Runtime {
     },
     /// A distribution from its upstream release.
     Cluster(Cluster),
+    /// KubeEdge's EdgeCore from its upstream release.
+    Kubeedge(Edge),
 }
 
 /// A Kubernetes distribution from its upstream release.
@@ -187,6 +189,26 @@ pub struct Cluster {
     pub registries: BTreeMap<String, serde_json::Value>,
 }
 
+/// KubeEdge's EdgeCore from its upstream release.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Edge {
+    /// Its version.
+    pub version: String,
+    /// For which architecture.
+    pub arch: Arch,
+    /// What it waits for.
+    pub start: Start,
+    /// The release's archive with the program.
+    pub program: Digest,
+    /// The node's name, where no grant says another.
+    pub node_name: String,
+    /// The node's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The profile's own configuration, passed through.
+    pub config: BTreeMap<String, serde_json::Value>,
+}
+
 /// What runs the workloads of a payload, which decides its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -195,6 +217,8 @@ pub enum Runner {
     Podman,
     /// A Kubernetes distribution: an archive of images, and manifests to deploy.
     Cluster,
+    /// KubeEdge: an archive of images, the one of pods' first process among them.
+    Kubeedge,
 }
 
 impl Runner {

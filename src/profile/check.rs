@@ -1,6 +1,7 @@
 //! What spans more than one key: what needs something, what excludes something, what would never work.
 
 mod cluster;
+mod kubeedge;
 mod palette;
 
 use super::diagnostic::{Fault, Place};
@@ -238,7 +239,7 @@ impl<'c> Check<'c, '_> {
         let place = self.place(&["agent", "kind"]);
         match self.word(&["agent", "kind"], "none") {
             "none" => self.pointless("agent", &["version", "source", "config"], "kind `none`", place),
-            "kubeedge" => self.needed("agent", &[("version", "\"v1.22.1\"")], "kind `kubeedge`", place),
+            "kubeedge" => self.kubeedge(place),
             "palette" => self.palette(place),
             _ => {}
         }
@@ -247,10 +248,11 @@ impl<'c> Check<'c, '_> {
     fn workloads(&mut self) {
         let kinds = ["manifests", "helm", "vm", "model"];
         let distribution = self.word(&["kubernetes", "distribution"], "none");
-        // KubeEdge's edgecore runs Pods of its cluster without a distribution, but only what the cluster sends.
-        let unable: &[&str] = match distribution {
-            "none" => &["manifests", "helm"],
-            "podman" => &["helm"],
+        let unable: &[&str] = match (distribution, self.word(&["agent", "kind"], "none")) {
+            // EdgeCore runs what its cluster sends; manifests say here which images it finds on the box.
+            ("none", "kubeedge") => &["helm"],
+            ("none", _) => &["manifests", "helm"],
+            ("podman", _) => &["helm"],
             _ => &[],
         };
         for workload in self.root.items(&["workload"]) {

@@ -144,6 +144,7 @@ impl Profile {
         for arch in profile.arch.values_mut() {
             arch.os.mirror = None;
             arch.kubernetes.source = Origin::Release;
+            arch.agent.source = Origin::Release;
         }
 
         Digest::of(serde_json::to_vec(&profile).expect("a profile holds nothing that JSON cannot"))

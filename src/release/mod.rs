@@ -6,12 +6,15 @@
 //!   ARCH/disk.raw.zst           or .raw, .qcow2, .vmdk, .vhdx; and ARCH/disk.raw.zst.sigstore.json
 //!   manifest.json               what each file is, and what it was made from
 //!   report.html                 the same for people: what is inside, and what is big
+//!   sbom.spdx.json sbom.cdx.json   the same for programs: bills of materials
+//!   provenance.intoto.json      from what it was made, signed; provenance.sigstore.json the same for cosign
 //!   SHA256SUMS  SHA256SUMS.sig  every file but these two
 //! ```
 //!
 //! It is written beside its place and put there in one step. The same build under the same key gives the same bytes:
 //! Ed25519 is deterministic and nothing bears the time of writing. [`verify`] is the way back.
 
+mod attestation;
 mod manifest;
 pub mod report;
 pub mod verify;
@@ -49,6 +52,9 @@ pub const LAYOUT: &str = "oci";
 pub const SUMS: &str = "SHA256SUMS";
 /// Its signature.
 pub const SUMS_SIGNATURE: &str = "SHA256SUMS.sig";
+/// Which files a release has, and what is in them: raised when the same plan is written in another way, so that what an older
+/// forge wrote is not taken for it.
+const FORMAT: u32 = 2;
 /// The step's name under which sealing is told of.
 const STEP: &str = "release";
 
@@ -85,6 +91,7 @@ pub struct Release {
 pub fn seal(plan: &Plan, built: &Built, lock: &Lock, dist: &Path, env: &Env<'_>) -> anyhow::Result<Release> {
     let dir = dist.join(&plan.name).join(&plan.version);
     let stamp = Stamp {
+        format: FORMAT,
         plan: plan.digest(),
         key: env.signer.key_id(),
         repository: env.repository.into(),
@@ -106,7 +113,9 @@ pub fn seal(plan: &Plan, built: &Built, lock: &Lock, dist: &Path, env: &Env<'_>)
         files(*arch, target, built, staged.path(), &mut manifest, env)?;
     }
     write_atomic(&staged.path().join(MANIFEST), &manifest.to_bytes()?, 0o644)?;
-    let page = report::html(&manifest, &facts(plan, built)?);
+    let facts = facts(plan, built)?;
+    attestation::write(plan, lock, &manifest, &facts, staged.path(), env.signer)?;
+    let page = report::html(&manifest, &facts);
     write_atomic(&staged.path().join(report::REPORT), page.as_bytes(), 0o644)?;
     sums(staged.path(), &manifest, env)?;
     env.cancel.check()?;
@@ -283,6 +292,8 @@ fn walk(dir: &Path) -> anyhow::Result<Vec<String>> {
 /// has touched its files since.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Stamp {
+    #[serde(default)]
+    format: u32,
     plan: Digest,
     key: KeyId,
     repository: String,
@@ -308,8 +319,8 @@ fn unchanged(dir: &Path, now: &Stamp, cache: &Cache) -> Option<Manifest> {
     let text = std::fs::read(stamp_path(dir, cache).ok()?).ok()?;
     let then: Stamp = serde_json::from_slice(&text).ok()?;
     let same = now.boot_id.is_some()
-        && (then.plan, then.key, &then.repository, &then.boot_id)
-            == (now.plan, now.key, &now.repository, &now.boot_id);
+        && (then.format, then.plan, then.key, &then.repository, &then.boot_id)
+            == (now.format, now.plan, now.key, &now.repository, &now.boot_id);
     if !same || touched(dir).ok()? != then.files {
         return None;
     }

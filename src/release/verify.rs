@@ -4,13 +4,14 @@
 //! file's own signature, the OCI layout with all of its signatures, and the disk images partition by partition.
 
 use super::{LAYOUT, MANIFEST, Manifest, SUMS, SUMS_SIGNATURE, walk};
+use crate::attest::provenance;
 use crate::disk::verify::{ExpectedFiles, Shown};
 use crate::disk::{self, DiskImage};
 use crate::error::{self, Kind, Mark as _};
 use crate::host::{cancel::Cancel, fs};
 use crate::model::{Bytes, Digest};
 use crate::seal;
-use crate::sign::PublicKey;
+use crate::sign::{PublicKey, dsse};
 use crate::tree::{Content, TreePath};
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
@@ -104,6 +105,18 @@ pub fn release(
         if !expected.is_empty() {
             disk(&dir.join(&artifact.path), &artifact.path, &expected, work, cancel, &tell)?;
         }
+    }
+    // Older releases have none; where there is one, the sums say so, and it must be this release's.
+    if listed.contains_key(provenance::FILE) {
+        let envelope = serde_json::from_str(&text(dir, provenance::FILE)?)
+            .with_context(|| format!("reading {}", provenance::FILE))
+            .kind(Kind::Verify)?;
+        for (name, digest) in super::attestation::subjects(&manifest) {
+            dsse::open_statement(&envelope, digest, key)
+                .with_context(|| format!("checking the provenance of {name}"))
+                .kind(Kind::Verify)?;
+        }
+        tell(provenance::FILE, "signed, about every artifact".into());
     }
     Ok(manifest)
 }

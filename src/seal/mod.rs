@@ -62,6 +62,28 @@ pub fn signatures(
     Ok([(classic, Some(referrer::classic_tag(digest))), (bundle, None)])
 }
 
+/// Hangs signed statements on images of the layout: what an auditor looks for beside the signature.
+///
+/// cosign 3 takes them as `verify-attestation --type TYPE --key PUB --insecure-ignore-tlog`.
+///
+/// # Errors
+/// As [`layout`].
+pub fn attest(
+    layout: &mut Layout,
+    statements: &[(&Descriptor, Statement)],
+    signer: &dyn Signer,
+) -> anyhow::Result<()> {
+    let (mut blobs, mut entries) = (vec![], vec![]);
+    for (subject, statement) in statements {
+        let sealed = Bundle::seal(signer, statement)?.to_bytes()?;
+        let referrer = referrer::bundle(subject, &sealed, &statement.predicate_type)?;
+        blobs.extend(referrer.blobs.into_iter().map(|b| b.bytes));
+        entries.push(referrer.manifest.descriptor.clone());
+        blobs.push(referrer.manifest.bytes);
+    }
+    layout.append(&blobs, entries)
+}
+
 /// The images of a layout, each once: the entries of `index.json` that are no referrers, and what their indices list.
 ///
 /// # Errors

@@ -51,6 +51,11 @@ impl Bundle {
         })
     }
 
+    /// The signed statement alone.
+    pub fn envelope(&self) -> &Envelope {
+        &self.dsse_envelope
+    }
+
     /// The canonical bytes.
     ///
     /// # Errors

@@ -34,11 +34,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("seed", &["enroll"]),
     ("carrier", &["disk", "enroll", "fleet", "host", "seed", "tree"]),
     ("contents", &["debian", "disk", "tree"]),
+    ("attest", &["contents", "lock", "sign"]),
     (
         "release",
         &[
-            "boot", "build", "contents", "disk", "host", "inspect", "lock", "oci", "plan", "seal", "sign",
-            "template", "tree",
+            "attest", "boot", "build", "contents", "disk", "host", "inspect", "lock", "oci", "plan", "seal",
+            "sign", "template", "tree",
         ],
     ),
     ("publish", &["host", "oci", "release", "source"]),

@@ -237,6 +237,7 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "extends-missing",
         "extends-wrong-base",
         "file-twice",
+        "kubeedge",
         "kubernetes-config", // its dates and numbers that are none have no like in JSON
         "kubernetes-version-missing",
         "kubernetes-version-of-another",

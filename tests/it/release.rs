@@ -3,7 +3,7 @@
 use crate::fixture::{self, Fixture, digests, forge, ok};
 use crate::support::{self, tool};
 use forge::disk::gpt::PartitionType;
-use forge::model::Arch;
+use forge::model::{Arch, Digest};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -131,6 +131,106 @@ fn what_is_pushed_is_pulled_and_verified_by_cosign_and_by_forge() {
             ok(verify.args(["--allow-http-registry", "--key"]).arg(shared.key()).arg(image));
         }
     }
+    // What auditors look for: bills of materials on each image, provenance on the index too.
+    let Some(cosign) = tool("cosign-3") else { return };
+    let child = format!("{to}@{child}");
+    for (image, kind) in [
+        (&child, "spdxjson"),
+        (&child, "cyclonedx"),
+        (&child, "slsaprovenance1"),
+        (&pushed, "slsaprovenance1"),
+    ] {
+        let mut verify = call(&cosign, dir);
+        verify.args(["verify-attestation", "--insecure-ignore-tlog=true", "--allow-insecure-registry"]);
+        verify.args(["--allow-http-registry", "--type", kind, "--key"]);
+        let attested = ok(verify.arg(shared.key()).arg(image));
+        assert!(attested.contains("payload"), "{kind}: {attested}");
+    }
+    let mut other = call(&cosign, dir);
+    other.args(["verify-attestation", "--insecure-ignore-tlog=true", "--allow-insecure-registry"]);
+    other.args(["--allow-http-registry", "--type", "spdxjson", "--key"]).arg(shared.key()).arg(&pushed);
+    assert!(!other.status().unwrap().success(), "the index itself has no bill");
+}
+
+/// Runs a Python program with the packages that `hack/oracles` unpacked.
+fn python(program: &str, arguments: &[&Path]) -> Option<String> {
+    let python = tool("python3")?;
+    let oracles = std::env::var("FORGE_ORACLES")
+        .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oracles"), PathBuf::from);
+    let packages = oracles.join("sid/usr/lib/python3/dist-packages");
+    if !packages.join("spdx_tools").exists() {
+        assert!(std::env::var_os("FORGE_TEST_REQUIRE_TOOLS").is_none_or(|v| v != "1"), "no spdx_tools");
+        eprintln!("skipped: no spdx_tools");
+        return None;
+    }
+    Some(ok(Command::new(python)
+        .env("PYTHONPATH", packages)
+        .args(["-W", "ignore", "-c", program])
+        .args(arguments)))
+}
+
+#[test]
+fn validators_take_the_bills_of_materials() {
+    let Some(shared) = fixture::shared() else { return };
+    let spdx = "import sys\n\
+        from spdx_tools.spdx.parser.parse_anything import parse_file\n\
+        from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document\n\
+        document = parse_file(sys.argv[1])\n\
+        for fault in validate_full_spdx_document(document): print(fault.validation_message)\n\
+        print(len(document.packages), 'packages')";
+    let Some(said) = python(spdx, &[&shared.release.join("sbom.spdx.json")]) else { return };
+    let packages: usize =
+        said.trim().strip_suffix(" packages").unwrap_or_else(|| panic!("{said}")).parse().unwrap();
+    assert!(packages > 100, "{said}");
+    let cyclonedx = "import json, os, sys, jsonschema, cyclonedx.schema._res as res\n\
+        home = os.path.dirname(res.__file__)\n\
+        load = lambda name: json.load(open(os.path.join(home, name + '.SNAPSHOT.schema.json')))\n\
+        names = ['bom-1.6', 'spdx', 'jsf-0.82', 'cryptography-defs']\n\
+        schemas = {s['$id']: s for s in map(load, names)}\n\
+        schema = load('bom-1.6')\n\
+        resolver = jsonschema.RefResolver(schema['$id'], schema, schemas)\n\
+        document = json.load(open(sys.argv[1]))\n\
+        for fault in jsonschema.Draft7Validator(schema, resolver=resolver).iter_errors(document): print(fault.message[:200])\n\
+        print(len(document['components']), 'components')";
+    let said = python(cyclonedx, &[&shared.release.join("sbom.cdx.json")]).unwrap();
+    assert_eq!(
+        said.trim(),
+        format!("{} components", packages - 1),
+        "the release itself is no component of its own"
+    );
+    // What is told as inside was found inside, with the digest of what was taken in.
+    let text = std::fs::read_to_string(shared.release.join("sbom.cdx.json")).unwrap();
+    let bill: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let systemd = bill["components"].as_array().unwrap().iter().find(|c| c["name"] == "systemd").unwrap();
+    assert!(systemd["purl"].as_str().unwrap().contains("distro=trixie"), "{systemd}");
+    assert_eq!(systemd["hashes"][0]["content"].as_str().unwrap().len(), 64);
+}
+
+#[test]
+fn cosign_finds_every_artifact_in_the_provenance() {
+    let Some(shared) = fixture::shared() else { return };
+    let Some(cosign) = tool("cosign-3") else { return };
+    let scratch = shared.scratch();
+    let verify = |file: &Path| {
+        // By digest: cosign would read the whole disk image into memory, and refuses one of over 128 MiB.
+        let digest = Digest::of_reader(std::fs::File::open(file).unwrap()).unwrap().0.hex();
+        let mut verify = call(&cosign, scratch.path());
+        verify.args([
+            "verify-blob-attestation",
+            "--insecure-ignore-tlog",
+            "--type",
+            "slsaprovenance1",
+            "--key",
+        ]);
+        verify.arg(shared.key()).arg("--bundle").arg(shared.release.join("provenance.sigstore.json"));
+        verify.args(["--digestAlg", "sha256", "--digest", &digest]);
+        verify
+    };
+    ok(&mut verify(&shared.disk()));
+    assert!(
+        !verify(&shared.release.join("manifest.json")).status().unwrap().success(),
+        "it is about what was built"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::Kitchen;
 use crate::debian::deb::Deb;
 use crate::error::{self, Kind, Mark as _};
 use crate::host::fs;
+use crate::layer::agent::kubeedge;
 use crate::layer::kubernetes::cluster;
 use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE_PACKAGE};
 use crate::layer::workload::archive::{self, ArchivedImage};
@@ -30,16 +31,15 @@ pub fn run(spec: &Payload, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let tree = match spec.runner {
         Runner::Podman => for_podman(spec, kitchen)?,
         Runner::Cluster => for_cluster(spec, kitchen)?,
+        Runner::Kubeedge => for_kubeedge(spec, kitchen)?,
     };
     kitchen.write_layer(&tree)
 }
 
-/// An archive that containerd imports: images from registries as they came, compressed; own ones as plain tars.
-fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+/// The images of an archive that containerd imports: those from registries as they came, compressed; own ones as plain tars.
+fn archived(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Vec<ArchivedImage>> {
     let mut images = vec![];
-    for container in &spec.containers {
-        kitchen.env.cancel.check()?;
-        let image = image(container, spec, kitchen)?;
+    for image in own_images(spec, kitchen)? {
         let mut layers = BTreeMap::new();
         for layer in &image.layers {
             let mut tar = fs::anonymous(&kitchen.env.cache.work())?;
@@ -62,14 +62,26 @@ fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
             layers: layers.collect::<anyhow::Result<_>>()?,
         });
     }
+    Ok(images)
+}
+
+fn archive(images: &[ArchivedImage], kitchen: &Kitchen<'_>) -> anyhow::Result<Content> {
+    let mut file = fs::anonymous(&kitchen.env.cache.work())?;
+    let layout = archive::layout_tree(images).kind(Kind::Verify)?;
+    tar::write(&layout, kitchen.epoch, io::BufWriter::new(&mut file))?;
+    Ok(Content::of_file(Arc::new(file))?)
+}
+
+fn for_kubeedge(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+    let images = archived(spec, kitchen)?;
+    Ok(kubeedge::payload_tree(archive(&images, kitchen)?, archive::list(&images))?)
+}
+
+fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+    let images = archived(spec, kitchen)?;
     let archive = match images.is_empty() {
         true => None,
-        false => {
-            let mut file = fs::anonymous(&kitchen.env.cache.work())?;
-            let layout = archive::layout_tree(&images).kind(Kind::Verify)?;
-            tar::write(&layout, kitchen.epoch, io::BufWriter::new(&mut file))?;
-            Some(Content::of_file(Arc::new(file))?)
-        }
+        false => Some(archive(&images, kitchen)?),
     };
     let workload = |w: &Workload| {
         let manifests = manifests(w, kitchen)?;
@@ -80,7 +92,18 @@ fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
 }
 
 fn for_podman(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
-    let mut images: Vec<OciImage> = vec![];
+    let mut images = own_images(spec, kitchen)?;
+    for pinned in &spec.images {
+        images.push(pulled(pinned, kitchen).with_context(|| format!("reading image {}", pinned.reference))?);
+    }
+    let workloads =
+        spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch).kind(Kind::Verify)?)?)
+}
+
+/// The images that are made here: the one that holds a pod's namespaces, where the runtime has none, and the profile's.
+fn own_images(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Vec<OciImage>> {
+    let mut images = vec![];
     if let Some(package) = &spec.pause {
         let program = pause_program(package, kitchen)
             .with_context(|| format!("taking {} out of {}", PAUSE_PACKAGE.1, package.name))?;
@@ -97,12 +120,7 @@ fn for_podman(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
         kitchen.env.cancel.check()?;
         images.push(image(container, spec, kitchen)?);
     }
-    for pinned in &spec.images {
-        images.push(pulled(pinned, kitchen).with_context(|| format!("reading image {}", pinned.reference))?);
-    }
-    let workloads =
-        spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch).kind(Kind::Verify)?)?)
+    Ok(images)
 }
 
 fn image(spec: &Container, payload: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImage> {
