@@ -110,6 +110,12 @@ pub const INITRD: &[DeviceFile] = device_files!("initrd":
     "usr/lib/systemd/system/systemd-repart.service.d/forge.conf",
 );
 
+/// What an installer has beyond that.
+pub const INSTALLER: &[DeviceFile] = device_files!("installer":
+    "usr/lib/systemd/system/forge-install.service",
+    "usr/lib/systemd/system/initrd.target",
+);
+
 /// What every device's root has beyond the files of packages.
 pub const OS: &[DeviceFile] = device_files!("os":
     "etc/ssh/sshd_config.d/50-forge.conf",
@@ -164,6 +170,7 @@ mod tests {
         for (name, embedded) in [
             ("enroll", ENROLL),
             ("initrd", INITRD),
+            ("installer", INSTALLER),
             ("kubeedge/node", kubeedge::FILES),
             ("kubernetes/node", cluster::FILES),
             ("kubernetes/server", cluster::SERVER_FILES),

@@ -3,6 +3,7 @@
 //! kernel-command-line(7), veritysetup-generator(8).
 
 use super::verity::RootHash;
+use crate::model::Digest;
 
 /// The longest line that x86 takes, its terminating NUL not counted (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h).
 const MAX_LENGTH: usize = 2047;
@@ -32,6 +33,8 @@ const RESERVED: &[&str] = &[
     "initrd",
     "forge.payloadhash",
     "forge.image",
+    "forge.install",
+    "forge.source",
     "systemd.verity",
     "rd.systemd.verity",
     "systemd.verity_root_options",
@@ -106,7 +109,26 @@ pub fn compose(spec: &CommandLineSpec) -> Result<String, CommandLineError> {
     words.extend(spec.payload.iter().map(|hash| format!("forge.payloadhash={hash}")));
     words.push(format!("forge.image={}", spec.image));
     words.extend(ALWAYS.iter().map(|w| w.to_string()));
-    for word in &spec.extra {
+    joined(words, &spec.extra)
+}
+
+/// The line of an installer of `image` (`NAME_VERSION`), whose disk image has the digest `installs`: it mounts no root.
+///
+/// # Errors
+/// [`CommandLineError`].
+pub fn compose_installer(
+    image: &str,
+    installs: (&str, &Digest),
+    extra: &[String],
+) -> Result<String, CommandLineError> {
+    let (key, digest) = installs;
+    let words =
+        [format!("forge.image={image}"), format!("{key}={digest}"), "panic=10".into(), "quiet".into()];
+    joined(words.into(), extra)
+}
+
+fn joined(mut words: Vec<String>, extra: &[String]) -> Result<String, CommandLineError> {
+    for word in extra {
         check_argument(word)?;
         words.push(word.clone());
     }

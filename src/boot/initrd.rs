@@ -204,6 +204,18 @@ pub fn compose(os: &Tree, spec: &InitrdSpec) -> anyhow::Result<Tree> {
     Ok(out)
 }
 
+/// The files `wanted` of `os` with the links on the way to them and all that they load, for an archive beside the initrd.
+///
+/// # Errors
+/// When a link or what a file loads leads nowhere.
+pub fn with_what_they_load(os: &Tree, arch: Arch, wanted: &[TreePath]) -> anyhow::Result<Tree> {
+    let mut chosen = Choice { os, arch, out: Tree::new(), done: BTreeSet::new() };
+    for file in wanted {
+        chosen.take(file)?;
+    }
+    Ok(chosen.out)
+}
+
 /// What no package has: directories to mount on, names, enabled units, forge's own settings.
 fn settings(os: &Tree, out: &mut Tree) -> anyhow::Result<()> {
     for (dir, mode) in [

@@ -2,7 +2,7 @@
 //!
 //! From the merged layers: [`root`] (what lies on the device, kernel, boot loader), [`initrd`] (files of the same packages,
 //! with what they load: [`elf`], [`modules`]), [`slot`] (what the initrd must know of one build), [`cmdline`], and the
-//! [`uki`] that holds them all.
+//! [`uki`] that holds them all. An installer's has [`installer`] in the slot's place.
 //!
 //! # Which slot starts
 //!
@@ -38,6 +38,7 @@ pub mod authenticode;
 pub mod cmdline;
 pub mod elf;
 pub mod initrd;
+pub mod installer;
 pub mod modules;
 pub mod os_release;
 pub mod pe;

@@ -8,6 +8,7 @@ pub use fleet::*;
 
 use super::ui::Color;
 use crate::model::Arch;
+use crate::profile::Artifact;
 use crate::run::qemu::Forward;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -152,10 +153,10 @@ pub enum Verb {
     },
     /// Boot a disk image in QEMU: UEFI, the serial console on this terminal (Ctrl-A x ends it)
     #[command(
-        after_help = "Examples:\n  forge run dist/store/2026.11.22\n  forge run disk.raw.zst --port 8080:8080 --headless"
+        after_help = "Examples:\n  forge run dist/store/2026.11.22\n  forge run disk.raw.zst --port 8080:8080 --headless\n  forge run installer.iso --persist box.raw && forge run box.raw"
     )]
     Run {
-        /// A release directory or a disk image
+        /// A release directory, a disk image, or an installer's medium (.iso)
         path: PathBuf,
         #[command(flatten)]
         options: RunOptions,
@@ -233,9 +234,17 @@ pub struct Selection {
     /// Only these architectures
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub arch: Vec<Arch>,
-    /// Only these artifacts (`oci`, `disk`)
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub artifact: Vec<String>,
+    /// These artifacts and no others (`oci`, `disk`, `iso`, `netboot`), whatever the profile says
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = artifact)]
+    pub artifact: Vec<Artifact>,
+}
+
+fn artifact(word: &str) -> Result<Artifact, String> {
+    let known = [Artifact::Oci, Artifact::Disk, Artifact::Iso, Artifact::Netboot];
+    known
+        .into_iter()
+        .find(|artifact| artifact.as_str() == word)
+        .ok_or_else(|| "one of oci, disk, iso, netboot".into())
 }
 
 /// How to build.
@@ -344,6 +353,12 @@ pub struct RunOptions {
     /// Put this enrollment bundle on the new disk, as a stick in the box would bring it
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
+    /// Start the release's installer from a stick, with an empty disk; a path that ends in .iso does so anyhow
+    #[arg(long, conflicts_with_all = ["bundle", "netboot"])]
+    pub installer: bool,
+    /// Start the release's installer over UEFI HTTP boot, with an empty disk
+    #[arg(long, conflicts_with = "bundle")]
+    pub netboot: bool,
     /// Give the device a TPM 2.0; a kept disk keeps its TPM, in FILE.tpm
     #[arg(long)]
     pub tpm: bool,

@@ -11,7 +11,7 @@ use crate::host::{clock, emulation, env, fs};
 use crate::lock::{self, Freshness, Lock, Moves};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::plan::{self, Plan, Recipe};
-use crate::profile::{self, EnrollMode, Origin, Profile};
+use crate::profile::{self, ArchProfile, Artifact, EnrollMode, Origin, Profile};
 use crate::run::tools::ToolRoot;
 use crate::sign::rsa::BootSigner;
 use crate::source::blobs::Blobs;
@@ -90,10 +90,8 @@ pub fn load(
     if !selection.arch.is_empty() {
         profile.arch.retain(|arch, _| selection.arch.contains(arch));
     }
-    for wanted in profile.arch.values_mut() {
-        if !selection.artifact.is_empty() {
-            wanted.artifacts.retain(|a| selection.artifact.iter().any(|s| s == a.as_str()));
-        }
+    for wanted in profile.arch.values_mut().filter(|_| !selection.artifact.is_empty()) {
+        wanted.artifacts = selection.artifact.clone();
     }
     Ok(profile)
 }
@@ -314,10 +312,12 @@ pub fn source_date_epoch() -> anyhow::Result<Option<Epoch>> {
 
 /// The plan of a locked profile.
 pub fn planned(profile: &Profile, lock: &Lock, shop: &Workshop) -> anyhow::Result<Plan> {
-    let programs = match profile.enroll.mode {
-        EnrollMode::None => BTreeMap::new(),
-        _ => device::programs(profile.arch.keys().copied(), &shop.blobs)?,
+    let enrols = profile.enroll.mode != EnrollMode::None;
+    let installs = |wanted: &ArchProfile| {
+        wanted.artifacts.iter().any(|artifact| matches!(artifact, Artifact::Iso | Artifact::Netboot))
     };
+    let archs = profile.arch.iter().filter(|(_, wanted)| enrols || installs(wanted)).map(|(arch, _)| *arch);
+    let programs = device::programs(archs, &shop.blobs)?;
     let planned = plan::compose(profile, lock, source_date_epoch()?, &programs);
     let seeded = matches!(planned, Err(plan::PlanError::Palette));
     let planned = planned.map_err(|e| {

@@ -7,32 +7,41 @@ use crate::error::{self, Kind, Mark as _};
 use crate::host::fs;
 use crate::model::{Arch, Digest};
 use crate::release::{MANIFEST, Manifest};
-use crate::run::qemu::{self, Forward, RunSpec, Serial};
-use crate::run::{self, bundle, disk, tpm};
+use crate::run::qemu::{self, Forward, Medium, RunSpec, Serial};
+use crate::run::{self, bundle, disk, serve, tpm};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
 
 /// Boots what is at `path`.
 pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Result<()> {
-    let (artifact, arch) = artifact(path, options.arch)?;
+    let medium = medium(path, options)?;
+    let (artifact, arch) = match &medium {
+        Some((_, arch)) => (None, *arch),
+        None => artifact(path, options.arch).map(|(artifact, arch)| (Some(artifact), arch))?,
+    };
     let shop = Workshop::open(session, false)?;
     let tools = shop.tools(session, run::packages(arch))?;
     let work = session.cache_dir.join("run");
-    let size = options.disk << 30;
-    let disk = match &options.persist {
-        Some(kept) => kept.clone(),
+    let mut own = None;
+    let disk = match (&options.persist, &artifact) {
+        (Some(kept), _) => kept.clone(),
         // By what it is a copy of: running the same artifact again unpacks nothing.
-        None => {
-            let (digest, _) = Digest::of_reader(std::fs::File::open(&artifact)?)?;
+        (None, Some(artifact)) => {
+            let (digest, _) = Digest::of_reader(std::fs::File::open(artifact)?)?;
             work.join(format!("{}-{}.raw", digest.hex(), options.disk))
         }
+        (None, None) => own.insert(temporary(&work)?).path().to_path_buf(),
     };
-    if !fs::exists(&disk) {
-        session.ui.note(format!("unpacking {} for a disk of {} GiB", artifact.display(), options.disk));
-        disk::unpack(&artifact, &disk, size).kind(Kind::Input)?;
+    let size = options.disk << 30;
+    match &artifact {
+        Some(artifact) if !fs::exists(&disk) => {
+            session.ui.note(format!("unpacking {} for a disk of {} GiB", artifact.display(), options.disk));
+            disk::unpack(artifact, &disk, size).kind(Kind::Input)?;
+        }
+        Some(_) => {}
+        None => disk::empty(&disk, size).with_context(|| format!("making {}", disk.display()))?,
     }
     // A ticket is a secret of one box: in a copy of its own, which goes with this run.
-    let mut own = None;
     let disk = match &options.bundle {
         None => disk,
         Some(dir) => {
@@ -41,8 +50,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
                 bundle::place(&files, &disk)?;
                 disk
             } else {
-                let copy =
-                    tempfile::Builder::new().prefix(fs::TEMPORARY).suffix(".raw").tempfile_in(&work)?;
+                let copy = temporary(&work)?;
                 disk::copy_sparse(&disk, copy.as_file())?;
                 bundle::place(&files, copy.path())?;
                 own.insert(copy).path().to_path_buf()
@@ -71,7 +79,8 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
     let spec = RunSpec {
         arch,
         disk,
-        persist: options.persist.is_some(),
+        // An installer's disk is of no use when nothing stays on it.
+        persist: options.persist.is_some() || medium.is_some(),
         memory: options.memory,
         cpus: 2,
         forwards: if options.ports.is_empty() { default } else { options.ports.clone() },
@@ -80,6 +89,8 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         firmware: tools.file(code)?,
         variables: variables.path().into(),
         data: tools.path().join("usr/share/qemu"),
+        medium: medium.map(|(medium, _)| medium),
+        second: None,
         stick: None,
         clock: None,
         monitor: None,
@@ -92,6 +103,54 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         session.ui.note(format!("http://127.0.0.1:{host} leads to the device's port {guest}"));
     }
     run::run(&tools, &spec, &session.cancel)
+}
+
+fn temporary(work: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    std::fs::create_dir_all(work)?;
+    tempfile::Builder::new().prefix(fs::TEMPORARY).suffix(".raw").tempfile_in(work)
+}
+
+/// What an empty box is started from, where it is an installer.
+fn medium(path: &Path, options: &RunOptions) -> anyhow::Result<Option<(Medium, Arch)>> {
+    let is_iso = path.extension().is_some_and(|extension| extension == "iso");
+    if is_iso && !path.is_dir() {
+        let arch = options.arch.or(Arch::host()).ok_or_else(|| anyhow!("--arch says what the medium is for"));
+        return Ok(Some((Medium::Stick(path.into()), arch.kind(Kind::Input)?)));
+    }
+    if !options.installer && !options.netboot {
+        return Ok(None);
+    }
+    let dir = newest(path);
+    let manifest = manifest(&dir)?;
+    if options.installer {
+        let (iso, arch) = only(&dir, &manifest, options.arch, "/installer.iso", "iso")?;
+        return Ok(Some((Medium::Stick(iso), arch)));
+    }
+    let (_, arch) = only(&dir, &manifest, options.arch, "/netboot/forge.efi", "netboot")?;
+    let served = serve::serve(&dir.join(arch.to_string())).context("serving the release")?;
+    // The emulator shows this machine's loopback to the box as its router.
+    Ok(Some((Medium::Network(format!("http://{}:{}/netboot/forge.efi", qemu::ROUTER, served.port)), arch)))
+}
+
+/// The one artifact of a release whose path has this ending.
+fn only(
+    dir: &Path,
+    manifest: &Manifest,
+    wanted: Option<Arch>,
+    ending: &str,
+    artifact: &str,
+) -> anyhow::Result<(PathBuf, Arch)> {
+    let of = manifest.artifacts.iter().filter(|a| a.path.ends_with(ending));
+    let mut of = of.filter(|a| wanted.is_none_or(|w| w == a.arch));
+    match (of.next(), of.next()) {
+        (Some(one), None) => Ok((dir.join(&one.path), one.arch)),
+        (Some(_), Some(_)) => {
+            Err(error::of(Kind::Input, anyhow!("{} has several architectures", dir.display())))
+                .hint("say which with --arch")
+        }
+        (None, _) => Err(error::of(Kind::Input, anyhow!("{} has no {}", dir.display(), &ending[1..])))
+            .hint(format!("name `{artifact}` in `image.artifacts`, or build with --artifact {artifact}")),
+    }
 }
 
 /// The disk image of a release, or the image itself.

@@ -18,6 +18,7 @@
 //! | box | the effects on a real machine | [`host`] |
 //! | configuration | an image's and a grant's → a service's one file | [`configuration`] |
 //! | program | arguments → the machine on that box | [`program`] |
+//! | imaging | an installer's order → a disk that starts | [`imaging`] |
 //! | view | what a person at the box is told | [`view`] |
 //!
 //! The machine decides; [`effects::Effects`] does. So it runs on a box, and ten thousand times in a test that takes the
@@ -35,6 +36,7 @@ pub mod event;
 pub mod fleet;
 pub mod host;
 pub mod identity;
+pub mod imaging;
 pub mod install;
 pub mod offline;
 pub mod pause;

@@ -1,9 +1,8 @@
 //! The program `forge-device`: arguments in, the machine run over the real box, for ever.
 
 use super::agent::Device;
-use super::configuration;
 use super::host::machine::Machine;
-use super::run;
+use super::{configuration, imaging, run};
 use crate::error::Kind;
 use crate::host::fs::FileLock;
 use std::ffi::OsString;
@@ -16,6 +15,7 @@ const HELP: &str = "\
 forge-device: joins this box to its fleet. Started by systemd; a person never has to.
 
 Usage: forge-device [--version | --help]
+       forge-device install                an installer's call: its disk image onto this box's disk
        forge-device merge BASE PATCH TO    a unit's call: JSON of the image, and of the grant over it
 ";
 
@@ -31,6 +31,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(Some(_lock)) => run(&mut Device::new(Machine::this())),
             Ok(None) => return refuse("forge-device runs already\n", Kind::Unexpected),
             Err(e) => return refuse(&format!("{LOCK}: {e}\n"), Kind::Unexpected),
+        },
+        Some(["install"]) => match imaging::run() {
+            Ok(()) => String::new(),
+            Err(e) => return refuse(&format!("{e:#}\n"), Kind::Unexpected),
         },
         Some(["merge", base, patch, to]) => {
             match configuration::merge(Path::new(base), Path::new(patch), Path::new(to)) {

@@ -43,11 +43,13 @@ pub enum PartitionType {
     Enroll,
     /// `/var` of the device; made at first boot.
     Var,
+    /// The compressed disk image on an installer's medium: forge's own.
+    Image,
 }
 
 impl PartitionType {
     /// Every type.
-    pub const ALL: [PartitionType; 9] = [
+    pub const ALL: [PartitionType; 10] = [
         PartitionType::Esp,
         PartitionType::Root(Arch::Amd64),
         PartitionType::Root(Arch::Arm64),
@@ -57,6 +59,7 @@ impl PartitionType {
         PartitionType::PayloadVerity,
         PartitionType::Enroll,
         PartitionType::Var,
+        PartitionType::Image,
     ];
 
     /// The type GUID: UAPI.2's, or one drawn once for forge and kept for ever, because devices find partitions by it.
@@ -69,8 +72,9 @@ impl PartitionType {
             PartitionType::RootVerity(Arch::Arm64) => 0xdf3300ce_d69f_4c92_978c_9bfb0f38d820,
             PartitionType::Payload => 0x2f87015d_7b07_481b_a8b5_a5762b7a1123,
             PartitionType::PayloadVerity => 0xef686905_4967_425c_9090_a23cf436fa2a,
-            PartitionType::Enroll => 0xb40ac0b4_e023_4b36_95ea_de8bd1e5ca07,
+            PartitionType::Enroll => return super::ENROLL_TYPE,
             PartitionType::Var => 0x4d21b016_b534_45c2_a9fb_5c16e091fd2d,
+            PartitionType::Image => 0xf7237308_0fa3_4d15_899b_5b7e1e75264d,
         })
     }
 

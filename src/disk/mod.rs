@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Slot B and the state partition are no part of an image: the device makes them on its real disk. Of all this a device's
-//! own program has one file: the reader of FAT volumes that others wrote ([`fat::foreign`]).
+//! own program has the reader of FAT volumes that others wrote ([`fat::foreign`]), and what an installer takes: its order
+//! ([`order`]), its medium ([`mod@iso`]) and the way of an image onto a disk ([`onto`]).
 
 #[cfg(feature = "cli")]
 pub mod compressed;
@@ -26,6 +27,9 @@ pub mod format;
 pub mod gpt;
 #[cfg(feature = "cli")]
 mod image;
+pub mod iso;
+pub mod onto;
+pub mod order;
 #[cfg(feature = "cli")]
 pub mod verify;
 #[cfg(feature = "cli")]
@@ -45,5 +49,8 @@ pub use write::{DiskError, DiskSpec, PartitionContent, PartitionSpec, compose, p
 /// The size of FORGE-ENROLL and of a bundle's stick, in bytes: a bundle is kilobytes, and less is no FAT16 that
 /// everything mounts.
 pub const ENROLL_SIZE: u64 = 16 << 20;
+/// Its partition type: forge's own, drawn once and kept for ever, because devices find the partition by it.
+pub const ENROLL_TYPE: crate::model::Guid =
+    crate::model::Guid::from_u128(0xb40ac0b4_e023_4b36_95ea_de8bd1e5ca07);
 /// Its volume label: FAT has eleven characters, and FORGE-ENROLL has twelve.
 pub const ENROLL_LABEL: &str = "FORGEENROLL";

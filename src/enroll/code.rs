@@ -40,6 +40,30 @@ macro_rules! codes {
 }
 
 codes! {
+    InstallSource = "E-INSTALL-01", "No image to install",
+        "The installer has found neither the medium that it is on nor a server that it was started from.",
+        "Plug the medium in again, at another port. For a network boot, set install.url in the profile.";
+    InstallImage = "E-INSTALL-02", "The image is damaged",
+        "What the medium or the server holds is not the image that was signed. The disk has no system on it that could start.",
+        "Write the medium again with `forge flash`, or copy the release to the server again.";
+    InstallServer = "E-INSTALL-03", "The server does not send the image",
+        "The image is fetched from a server, and that does not answer, or has no such file.",
+        "Check the cable, and that the server has disk.raw.zst beside the folder netboot. The box tries again by itself.";
+    InstallNoDisk = "E-INSTALL-04", "No disk to install on",
+        "No disk of this box is one that the profile's rule asks for. Without a rule it has to be built in.",
+        "Compare the disks on the screen with install.disk in the profile.";
+    InstallTwoDisks = "E-INSTALL-05", "More than one disk fits",
+        "Several disks of this box are such as the profile's rule asks for, and the installer never takes the first of two.",
+        "Say which in install.disk of the profile: by serial, path, model or size. Or take the others out.";
+    InstallUnfit = "E-INSTALL-06", "The disk does not fit the image",
+        "The disk is smaller than the image, or its sectors are not of 512 bytes.",
+        "Put in another disk, or switch it to sectors of 512 bytes.";
+    InstallForeign = "E-INSTALL-07", "The disk holds something else",
+        "There are partitions or data on the disk, and the profile does not say that they may go. Nothing was written.",
+        "Erase the disk, or set install.overwrite = true in the profile.";
+    InstallWrite = "E-INSTALL-08", "The disk does not take the image",
+        "The disk could not be written, or does not give back what was written to it.",
+        "The disk has to be replaced.";
     NoBundle = "E-BUNDLE-01", "No enrollment bundle",
         "The box has found no bundle: not on its own FORGE-ENROLL partition, on a USB stick, or from its firmware.",
         "Plug in the USB stick that came with it, or copy the folder forge-enroll to a stick named FORGE-ENROLL. The box looks again by itself.";

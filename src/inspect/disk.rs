@@ -112,5 +112,6 @@ fn word(kind: PartitionType) -> &'static str {
         PartitionType::PayloadVerity => "payload verity",
         PartitionType::Enroll => "enrollment",
         PartitionType::Var => "state",
+        PartitionType::Image => "disk image",
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use super::{distribution, fit};
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
+use crate::disk::order::{After, DiskRule};
 use crate::layer::kubernetes::podman;
 use crate::layer::workload::gitops::{Controller, Gitops};
 use crate::layer::workload::vm::{Forward, Machine};
@@ -37,8 +38,10 @@ pub enum PlanError {
     /// An agent that comes in its vendor's image.
     #[error("Palette's agent comes in Palette's own image, which forge does not build")]
     Palette,
-    /// Devices that enrol need a program that was not given.
-    #[error("`enroll.mode` asks for the program forge-device for {0}, which is not there")]
+    /// Devices that enrol, and installers, need a program that was not given.
+    #[error(
+        "`enroll.mode`, an installer's ISO and a network boot ask for the program forge-device for {0}, which is not there"
+    )]
     NoProgram(Arch),
     /// The lock lacks something; it must be resolved again.
     #[error("the lock has no {0}")]
@@ -105,6 +108,14 @@ pub fn compose(
     })
 }
 
+/// The steps that an installer is made from.
+struct Boot {
+    os: StepId,
+    initrd: StepId,
+    uki: StepId,
+    disk: StepId,
+}
+
 struct Composer<'a> {
     profile: &'a Profile,
     lock: &'a Lock,
@@ -128,11 +139,6 @@ impl Composer<'_> {
         if wanted.agent.kind == AgentKind::Palette {
             return Err(PlanError::Palette);
         }
-        for artifact in &wanted.artifacts {
-            if !matches!(artifact, Artifact::Oci | Artifact::Disk) {
-                return Err(not_built("image.artifacts", format!("{artifact:?}").to_lowercase(), arch));
-            }
-        }
         let packages = self.rootfs(arch, "packages", OS_SET, Purpose::Os)?;
         let os = self.step(arch, "os", Recipe::Os(Os { packages }));
         let payload = self.payload(arch, wanted)?;
@@ -155,7 +161,7 @@ impl Composer<'_> {
         layers.push((LayerName::Site, site));
 
         let mut target = Target::default();
-        if wanted.artifacts.contains(&Artifact::Disk) {
+        if [Artifact::Disk, Artifact::Iso, Artifact::Netboot].iter().any(|a| wanted.artifacts.contains(a)) {
             let root_layers = layers.iter().map(|(_, id)| id.clone()).collect();
             self.disk(arch, wanted, &os, root_layers, payload.as_ref(), &mut target)?;
         }
@@ -437,7 +443,7 @@ impl Composer<'_> {
         let uki = Uki {
             arch,
             os: os.clone(),
-            initrd,
+            initrd: initrd.clone(),
             root: root.clone(),
             payload: payload.clone(),
             kernel_args: wanted.os.kernel_args.iter().map(|a| a.as_str().into()).collect(),
@@ -445,8 +451,19 @@ impl Composer<'_> {
             version: version.clone(),
         };
         let uki = self.step(arch, "uki", Recipe::Uki(uki));
-        let (uki, secure_boot) = self.signed(arch, os, uki, target)?;
-        for format in &wanted.disk_formats {
+        let (uki, secure_boot) = self.signed(arch, "signed", os, uki)?;
+        if secure_boot.is_some() {
+            for file in ["PK.auth", "KEK.auth", "db.auth", "db.cer"] {
+                target.files.insert(format!("secure-boot/{file}"), (uki.clone(), file.into()));
+            }
+        }
+        let has = |artifact| wanted.artifacts.contains(&artifact);
+        let formats = if has(Artifact::Disk) { wanted.disk_formats.clone() } else { vec![] };
+        let installs = has(Artifact::Iso) || has(Artifact::Netboot);
+        // What an installer installs is built where it is no artifact of its own too.
+        let more = installs && !formats.contains(&DiskFormat::RawZst);
+        let mut compressed = None;
+        for format in formats.iter().chain(more.then_some(&DiskFormat::RawZst)) {
             let form = match format {
                 DiskFormat::Raw => DiskForm::Raw,
                 DiskFormat::RawZst => DiskForm::Compressed(self.frames(arch, &root, payload.as_ref())),
@@ -467,18 +484,79 @@ impl Composer<'_> {
             };
             let file = disk.file();
             let id = self.step(arch, &file, Recipe::Disk(disk));
-            target.files.insert(file.clone(), (id, file));
+            if *format == DiskFormat::RawZst {
+                compressed = Some(id.clone());
+            }
+            // A network boot fetches the image from beside its folder.
+            if formats.contains(format) || has(Artifact::Netboot) {
+                target.files.insert(file.clone(), (id, file));
+            }
+        }
+        if let Some(disk) = compressed.filter(|_| installs) {
+            let boot = Boot { os: os.clone(), initrd, uki, disk };
+            self.installer(arch, wanted, boot, target)?;
         }
         Ok(())
     }
 
-    /// What starts the device, and what becomes of the keys that it is signed under; as it was, where it is not.
+    /// The installer, on a medium and for a network boot.
+    fn installer(
+        &mut self,
+        arch: Arch,
+        wanted: &ArchProfile,
+        boot: Boot,
+        target: &mut Target,
+    ) -> Result<(), PlanError> {
+        let install = &wanted.install;
+        let rule = DiskRule {
+            serial: install.disk.serial.clone(),
+            path: install.disk.path.as_ref().map(|p| p.as_str().into()),
+            model: install.disk.model.clone(),
+            min_size: install.disk.min_size,
+            max_size: install.disk.max_size,
+        };
+        let disk = boot.disk.clone();
+        let installer = Installer {
+            arch,
+            os: boot.os,
+            initrd: boot.initrd,
+            uki: boot.uki,
+            disk: boot.disk,
+            program: *self.programs.get(&arch).ok_or(PlanError::NoProgram(arch))?,
+            rule,
+            overwrite: install.overwrite,
+            after: match install.after {
+                profile::AfterInstall::Poweroff => After::Poweroff,
+                profile::AfterInstall::Reboot => After::Reboot,
+            },
+            url: install.url.as_ref().map(|u| u.as_str().into()),
+            kernel_args: wanted.os.kernel_args.iter().map(|a| a.as_str().into()).collect(),
+            name: self.profile.name().to_string(),
+            version: self.version.clone(),
+        };
+        let (os, unsigned) =
+            (installer.os.clone(), self.step(arch, "installer", Recipe::Installer(installer)));
+        let (installer, _) = self.signed(arch, "signed-installer", &os, unsigned.clone())?;
+        if wanted.artifacts.contains(&Artifact::Netboot) {
+            for (output, of) in [("forge.efi", &installer), ("cmdline", &unsigned), ("boot.ipxe", &unsigned)]
+            {
+                target.files.insert(format!("netboot/{output}"), (of.clone(), output.into()));
+            }
+        }
+        if wanted.artifacts.contains(&Artifact::Iso) {
+            let iso = self.step(arch, "installer.iso", Recipe::Iso(Iso { arch, installer, disk }));
+            target.files.insert("installer.iso".into(), (iso, "installer.iso".into()));
+        }
+        Ok(())
+    }
+
+    /// What starts a machine, and what becomes of the keys that it is signed under; as it was, where it is not.
     fn signed(
         &mut self,
         arch: Arch,
+        name: &str,
         os: &StepId,
         uki: StepId,
-        target: &mut Target,
     ) -> Result<(StepId, Option<Enrol>), PlanError> {
         let Some(keys) = self.profile.sign.as_ref().and_then(|sign| sign.secure_boot.as_ref()) else {
             return Ok((uki, None));
@@ -489,12 +567,8 @@ impl Composer<'_> {
             profile::SecureBootEnroll::Manual => Enrol::Manual,
             profile::SecureBootEnroll::IfSafe => Enrol::IfSafe,
         };
-        let signed =
-            self.step(arch, "signed", Recipe::Signed(Signed { arch, os: os.clone(), uki, certificate }));
-        for file in ["PK.auth", "KEK.auth", "db.auth", "db.cer"] {
-            target.files.insert(format!("secure-boot/{file}"), (signed.clone(), file.into()));
-        }
-        Ok((signed, Some(enrol)))
+        let signed = Recipe::Signed(Signed { arch, os: os.clone(), uki, certificate });
+        Ok((self.step(arch, name, signed), Some(enrol)))
     }
 
     /// The frames of a compressed image: each of the root and payload file systems and their trees.

@@ -3,6 +3,7 @@
 use super::StepId;
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
+use crate::disk::order::{After, DiskRule};
 use crate::layer::kubernetes::cluster::{Role, Start};
 use crate::layer::workload::gitops::Gitops;
 use crate::layer::workload::vm::{Forward, Machine};
@@ -41,6 +42,10 @@ pub enum Recipe {
     Frame(Frame),
     /// Partitions → a disk image: `disk.` and the extension of its [form](DiskForm).
     Disk(Disk),
+    /// The device's initrd, the program and its order → `forge.efi`, with `cmdline` and `boot.ipxe` for a network boot.
+    Installer(Installer),
+    /// An installer and its disk image → the medium `installer.iso`.
+    Iso(Iso),
     /// A layer → an OCI blob: `blob`; facts `media-type` and `diff-id`.
     Blob(Blob),
 }
@@ -506,6 +511,50 @@ impl Disk {
     }
 }
 
+/// An installer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Installer {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Where kernel, stub and drivers are from.
+    pub os: StepId,
+    /// The device's initrd.
+    pub initrd: StepId,
+    /// The device's kernel image, from which the disk has its UUID.
+    pub uki: StepId,
+    /// The compressed disk image that it installs.
+    pub disk: StepId,
+    /// The program `forge-device`.
+    pub program: Digest,
+    /// Which disk it takes.
+    pub rule: DiskRule,
+    /// Whether a disk that holds something else is written over.
+    pub overwrite: bool,
+    /// What comes afterwards.
+    pub after: After,
+    /// Where a network boot fetches the image from.
+    pub url: Option<String>,
+    /// Further arguments of the kernel.
+    pub kernel_args: Vec<String>,
+    /// Site.
+    pub name: String,
+    /// Version.
+    pub version: String,
+}
+
+/// An installer's medium.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Iso {
+    /// For which architecture.
+    pub arch: Arch,
+    /// What it starts.
+    pub installer: StepId,
+    /// The compressed disk image.
+    pub disk: StepId,
+}
+
 /// A compressed layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -531,6 +580,8 @@ impl Recipe {
             Recipe::Signed(_) => 1,
             Recipe::Frame(_) => 2,
             Recipe::Disk(_) => 2,
+            Recipe::Installer(_) => 1,
+            Recipe::Iso(_) => 1,
             Recipe::Blob(_) => 1,
         }
     }
@@ -549,6 +600,8 @@ impl Recipe {
             Recipe::Signed(_) => "signing for Secure Boot",
             Recipe::Frame(_) | Recipe::Blob(_) => "compressing",
             Recipe::Disk(_) => "writing the disk image",
+            Recipe::Installer(_) => "composing the installer",
+            Recipe::Iso(_) => "writing the installer's medium",
         }
     }
 
@@ -568,6 +621,8 @@ impl Recipe {
                 .chain(&disk.payload)
                 .chain(disk.frames())
                 .collect(),
+            Recipe::Installer(Installer { os, initrd, uki, disk, .. }) => vec![os, initrd, uki, disk],
+            Recipe::Iso(Iso { installer, disk, .. }) => vec![installer, disk],
             Recipe::Blob(blob) => vec![&blob.layer],
         }
     }

@@ -9,6 +9,7 @@ use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
 use super::secret;
 use super::shape::Reader;
+use super::value::size;
 use crate::model::Arch;
 
 /// Looks at the merged tree of one architecture. It may still have faults of its own; what is not as it should be is
@@ -16,6 +17,7 @@ use crate::model::Arch;
 pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
     let mut check = Check { root, reader };
     check.image(arch);
+    check.install();
     check.system();
     check.runtime();
     check.agent();
@@ -95,6 +97,33 @@ impl<'c> Check<'c, '_> {
                 "set `image.arch` to [\"arm64\"], or the board in `[arch.arm64.image]`",
             );
             self.fault(fault);
+        }
+    }
+
+    fn install(&mut self) {
+        let Some(install) = self.root.at(&["install"]) else { return };
+        for key in ["serial", "model"] {
+            if let Some(node) = install.at(&["disk", key])
+                && node.text().is_some_and(|text| text.trim().is_empty() || text.trim() != text)
+            {
+                let fault = Fault::new(
+                    node.place,
+                    format!("`install.disk.{key}` is empty, or has spaces around it"),
+                    "write it as the disk says it, or remove the key",
+                );
+                self.fault(fault);
+            }
+        }
+        let said = |key| install.at(&["disk", key]).and_then(|node| Some((node, size(node.text()?)?)));
+        if let (Some((_, least)), Some((node, most))) = (said("min-size"), said("max-size"))
+            && least > most
+        {
+            let fault = Fault::new(
+                node.place,
+                "no disk is at least `min-size` and at most `max-size`",
+                "make it the larger of the two",
+            );
+            self.fault(fault.related(self.place(&["install", "disk", "min-size"]), "the least"));
         }
     }
 

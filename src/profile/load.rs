@@ -287,7 +287,16 @@ fn wanted(root: &Node) -> BTreeSet<Arch> {
 impl From<Document> for ArchProfile {
     fn from(document: Document) -> ArchProfile {
         let Document {
-            mut image, mut os, kubernetes, hardware, agent, mut container, workload, gitops, ..
+            mut image,
+            install,
+            mut os,
+            kubernetes,
+            hardware,
+            agent,
+            mut container,
+            workload,
+            gitops,
+            ..
         } = document;
         // Sets, though typed as lists: neither order nor repetition changes what is built.
         image.artifacts = set(image.artifacts);
@@ -301,6 +310,7 @@ impl From<Document> for ArchProfile {
             compression: image.compression,
             disk_formats: image.disk_formats,
             board: image.board,
+            install,
             os,
             kubernetes,
             hardware,

@@ -72,6 +72,8 @@ pub struct ArchProfile {
     pub disk_formats: Vec<DiskFormat>,
     /// The hardware family.
     pub board: Board,
+    /// How an installer works.
+    pub install: Install,
     /// The operating system.
     pub os: Os,
     /// What runs the workloads.

@@ -14,6 +14,8 @@ table! {
         pub site: Site,
         /// What is built.
         pub image: Image,
+        /// How an installer works: `installer.iso` and `netboot/`.
+        pub install: Install,
         /// The operating system.
         pub os: Os,
         /// What runs the workloads.
@@ -66,6 +68,36 @@ table! {
         pub disk_formats: Vec<DiskFormat> = vec![DiskFormat::RawZst],
         /// The hardware family.
         pub board: Board = Board::GenericUefi,
+    }
+}
+
+table! {
+    /// How an installer works: `installer.iso` and `netboot/`.
+    pub struct Install {
+        /// Which disk it takes; by default the only one that is built in.
+        pub disk: InstallDisk,
+        /// Whether a disk that holds something else is written over.
+        pub overwrite: bool = false,
+        /// What it does when it is done.
+        pub after: AfterInstall = AfterInstall::Poweroff,
+        /// Where a network boot fetches the disk image from (`http://…`); by default the server that it was booted from.
+        pub url: Option<ImageUrl> = None,
+    }
+}
+
+table! {
+    /// Which disk an installer takes: the only one that everything said here is true of.
+    pub struct InstallDisk {
+        /// Its serial number.
+        pub serial: Option<String> = None,
+        /// One of its names: `/dev/disk/by-path/…`.
+        pub path: Option<DevicePath> = None,
+        /// What its model's name contains.
+        pub model: Option<String> = None,
+        /// The least size.
+        pub min_size: Option<Bytes> = None,
+        /// The most.
+        pub max_size: Option<Bytes> = None,
     }
 }
 

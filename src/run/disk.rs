@@ -38,6 +38,15 @@ pub fn unpack(artifact: &Path, target: &Path, size: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes an empty disk of `size` bytes, where `disk` is none yet.
+///
+/// # Errors
+/// What the file system says.
+pub fn empty(disk: &Path, size: u64) -> io::Result<()> {
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(disk)?;
+    if file.metadata()?.len() == 0 { file.set_len(size) } else { Ok(()) }
+}
+
 /// Copies the disk `from` into the empty file `to`, holes staying holes.
 ///
 /// # Errors

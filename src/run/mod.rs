@@ -2,11 +2,13 @@
 //!
 //! [`tools`] starts programs of unpacked Debian packages without installing them; [`qemu`] turns what is to be run into an
 //! argument vector; [`disk`] makes a disk that the device may grow into and write on, without touching the artifact, and [`bundle`] puts an
-//! enrollment bundle on it; [`tpm`] is its TPM, [`wire`] a network that gives it nothing.
+//! enrollment bundle on it; [`tpm`] is its TPM, [`wire`] a network that gives it nothing, and [`serve`] what it
+//! boots from a network.
 
 pub mod bundle;
 pub mod disk;
 pub mod qemu;
+pub mod serve;
 pub mod tools;
 pub mod tpm;
 pub mod wire;

@@ -3,6 +3,7 @@
 //! qemu-system(1). The machine is the plainest that UEFI, virtio and a serial console make: what a device meets in a small
 //! data centre, and the same for both architectures.
 
+use crate::disk::order::{IMAGE_FILE, SOURCE_ARGUMENT};
 use crate::model::{Arch, Epoch};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -40,6 +41,17 @@ pub enum Acceleration {
     Tcg,
 }
 
+/// What a box is started from when its disk starts nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// A stick, which it cannot write to.
+    Stick(PathBuf),
+    /// A disc in an optical drive.
+    Optical(PathBuf),
+    /// The network: the address of a kernel image, which the emulator's DHCP gives to UEFI's HTTP boot.
+    Network(String),
+}
+
 /// Where the console is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serial {
@@ -74,6 +86,10 @@ pub struct RunSpec {
     pub variables: PathBuf,
     /// QEMU's directory of data files.
     pub data: PathBuf,
+    /// What it is started from when its disk starts nothing.
+    pub medium: Option<Medium>,
+    /// Another built-in disk: raw, read and written.
+    pub second: Option<PathBuf>,
     /// A second disk, such as a stick with a bundle: raw, read and written.
     pub stick: Option<PathBuf>,
     /// Where its clock starts; this machine's time otherwise.
@@ -92,6 +108,9 @@ pub struct RunSpec {
 
 /// The hardware address of the device's port.
 pub const MAC: &str = "52:54:00:12:34:56";
+
+/// This machine's loopback, as a box on the emulator's own network sees it.
+pub const ROUTER: &str = "10.0.2.2";
 
 /// The emulator's name.
 pub fn program(arch: Arch) -> &'static str {
@@ -148,19 +167,54 @@ pub fn argv(spec: &RunSpec) -> Vec<OsString> {
     push(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
     let forwards: String =
         spec.forwards.iter().map(|f| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", f.host, f.guest)).collect();
+    let bootfile = match &spec.medium {
+        Some(Medium::Network(url)) => format!(",bootfile={url}"),
+        _ => String::new(),
+    };
     match &spec.wire {
-        None => push(&["-netdev", &format!("user,id=net{forwards}")]),
+        None => push(&["-netdev", &format!("user,id=net{forwards}{bootfile}")]),
         Some(wire) => {
             argv.push("-netdev".into());
             argv.push(option("stream,id=net,server=off,addr.type=unix", "addr.path", wire));
         }
     }
     let mut push = |words: &[&str]| argv.extend(words.iter().map(OsString::from));
-    // No option ROM: the firmware never boots from the network here, and one more package less.
-    push(&["-device", &format!("virtio-net-pci,id=nic,netdev=net,mac={MAC},romfile=")]);
+    // No option ROM: UEFI's own driver boots from the network where that is asked for, and one more package less.
+    let order = if bootfile.is_empty() { "" } else { ",bootindex=1" };
+    push(&["-device", &format!("virtio-net-pci,id=nic,netdev=net,mac={MAC},romfile={order}")]);
     push(&["-device", "virtio-rng-pci"]);
     if spec.arch == Arch::Amd64 {
         push(&["-device", "i6300esb", "-action", "watchdog=reset"]);
+    }
+    if let Some(Medium::Network(url)) = &spec.medium {
+        // What a boot server's iPXE script says: systemd's stub takes it from there (systemd-stub(7)).
+        let folder = url.rsplitn(3, '/').nth(2).unwrap_or(url);
+        let words = format!("{SOURCE_ARGUMENT}={folder}/{IMAGE_FILE}");
+        push(&["-smbios", &format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={words}")]);
+        // PXE is tried before HTTP, for a minute each, and nobody answers.
+        for family in ["IPv4", "IPv6"] {
+            push(&["-fw_cfg", &format!("name=opt/org.tianocore/{family}PXESupport,string=no")]);
+        }
+    }
+    if let Some(second) = &spec.second {
+        argv.push("-drive".into());
+        argv.push(option("if=none,id=second,format=raw,discard=unmap", "file", second));
+        argv.extend(["-device", "virtio-blk-pci,drive=second"].map(OsString::from));
+    }
+    let medium = match &spec.medium {
+        Some(Medium::Stick(file)) => Some((
+            file,
+            &["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,removable=on,bootindex=1"],
+        )),
+        Some(Medium::Optical(file)) => {
+            Some((file, &["-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=medium,bootindex=1"]))
+        }
+        Some(Medium::Network(_)) | None => None,
+    };
+    if let Some((file, devices)) = medium {
+        argv.push("-drive".into());
+        argv.push(option("if=none,id=medium,format=raw,readonly=on", "file", file));
+        argv.extend(devices.map(OsString::from));
     }
     if let Some(stick) = &spec.stick {
         argv.push("-drive".into());
@@ -233,6 +287,8 @@ mod tests {
             firmware: "CODE.fd".into(),
             variables: "VARS.fd".into(),
             data: "data".into(),
+            medium: None,
+            second: None,
             stick: None,
             clock: None,
             monitor: None,
@@ -283,6 +339,28 @@ mod tests {
             )
         );
         assert!(!line.contains("user,"), "{line}");
+    }
+
+    #[test]
+    fn a_medium_is_tried_after_the_disk() {
+        let with = |medium| line(&RunSpec { medium: Some(medium), second: Some("e.raw".into()), ..spec() });
+        let stick = with(Medium::Stick("a.iso".into()));
+        let drive = "-drive if=none,id=medium,format=raw,readonly=on,file=a.iso -device ";
+        assert!(stick.contains(&format!(
+            "{drive}qemu-xhci -device usb-storage,drive=medium,removable=on,bootindex=1"
+        )));
+        assert!(stick.contains("discard=unmap,file=e.raw -device virtio-blk-pci,drive=second "), "{stick}");
+        let optical = with(Medium::Optical("a.iso".into()));
+        assert!(
+            optical.contains(&format!("{drive}virtio-scsi-pci -device scsi-cd,drive=medium,bootindex=1"))
+        );
+        let network = with(Medium::Network("http://10.0.2.2:80/netboot/forge.efi".into()));
+        assert!(network.contains(":80,bootfile=http://10.0.2.2:80/netboot/forge.efi -device"), "{network}");
+        assert!(
+            network.contains("cmdline-extra=forge.source=http://10.0.2.2:80/disk.raw.zst -fw_cfg"),
+            "{network}"
+        );
+        assert!(network.contains("romfile=,bootindex=1") && !network.contains("drive=medium"), "{network}");
     }
 
     #[test]

@@ -88,6 +88,8 @@ impl Power<'_> {
             firmware: tools.file(code)?,
             variables,
             data: tools.path().join("usr/share/qemu"),
+            medium: None,
+            second: None,
             stick: self.stick.map(Path::to_path_buf),
             clock: self.clock,
             monitor: Some(monitor.clone()),

@@ -68,7 +68,9 @@ pub fn given() -> Option<(PathBuf, Opts)> {
     let shared = fixture::shared()?;
     static TOOLS: OnceLock<ToolRoot> = OnceLock::new();
     let tools = TOOLS.get_or_init(|| tools(shared)).clone();
-    Some((shared.disk(), Opts { tools, arch: Arch::Amd64, ports: vec![HTTP], secure_boot: false }))
+    let opts =
+        Opts { tools, arch: Arch::Amd64, ports: vec![HTTP], medium: None, second: None, secure_boot: false };
+    Some((shared.disk(), opts))
 }
 
 /// The emulator that `forge run` uses, from where it uses it.

@@ -58,7 +58,7 @@ fn assert_proves(proof: &str, disk: &Path, key: &Path) {
 }
 
 /// Where `hack/device` put the programs for boxes; `None`, said aloud, where it did not run.
-fn programs() -> Option<PathBuf> {
+pub fn programs() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/device");
     if dir.join("amd64/forge-device").exists() {
         return Some(dir);

@@ -14,6 +14,7 @@ mod console;
 mod fallback;
 #[path = "../it/fixture.rs"]
 mod fixture;
+mod installs;
 mod joins;
 mod secure;
 mod vm;

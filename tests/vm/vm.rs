@@ -12,6 +12,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a device is booted with.
+#[derive(Clone)]
 pub struct Opts {
     /// Emulator and firmware.
     pub tools: ToolRoot,
@@ -21,6 +22,10 @@ pub struct Opts {
     pub ports: Vec<u16>,
     /// Whether the firmware knows Secure Boot.
     pub secure_boot: bool,
+    /// What it is started from when its disk starts nothing.
+    pub medium: Option<qemu::Medium>,
+    /// Another built-in disk.
+    pub second: Option<PathBuf>,
 }
 
 /// A running device. Dropping it pulls the plug.
@@ -38,6 +43,22 @@ impl Vm {
     /// Boots `disk`, a raw disk of the test's own, which keeps what the device writes. Firmware variables and console lie
     /// beside it.
     pub fn boot(disk: &Path, opts: &Opts) -> Vm {
+        Vm::start(disk, opts, &|_| ())
+    }
+
+    /// As [`Vm::boot`], with the medium before the disk, as somebody sets it in the firmware.
+    pub fn boot_medium_first(disk: &Path, opts: &Opts) -> Vm {
+        Vm::start(disk, opts, &|argv| {
+            for word in argv {
+                let text = word.to_str().unwrap();
+                if let Some(device) = text.strip_suffix("drive=disk,bootindex=0") {
+                    *word = format!("{device}drive=disk,bootindex=9").into();
+                }
+            }
+        })
+    }
+
+    fn start(disk: &Path, opts: &Opts, change: &dyn Fn(&mut [std::ffi::OsString])) -> Vm {
         let beside = |name: &str| -> PathBuf { disk.with_extension(name) };
         let (code, empty) = qemu::firmware(opts.arch, opts.secure_boot);
         let variables = beside("vars");
@@ -62,6 +83,8 @@ impl Vm {
             firmware: opts.tools.file(code).unwrap(),
             variables,
             data: opts.tools.path().join("usr/share/qemu"),
+            medium: opts.medium.clone(),
+            second: opts.second.clone(),
             stick: None,
             clock: None,
             wire: None,
@@ -71,7 +94,9 @@ impl Vm {
             // Equal everywhere the tests run.
             acceleration: Acceleration::Tcg,
         };
-        let call = opts.tools.command(qemu::program(opts.arch)).unwrap().args(qemu::argv(&spec));
+        let mut argv = qemu::argv(&spec);
+        change(&mut argv);
+        let call = opts.tools.command(qemu::program(opts.arch)).unwrap().args(argv);
         let child = call.command().stdin(Stdio::null()).spawn().unwrap();
         Vm { child, console: Console::new(&console), forwards, at: 0, keyboard }
     }
@@ -125,6 +150,16 @@ impl Vm {
         let answers = BufReader::new(socket).lines().map(Result::unwrap);
         let taken = answers.filter(|line| line.contains("\"return\"")).take(2).count();
         assert_eq!(taken, 2);
+    }
+
+    /// Waits until the device has turned itself off.
+    pub fn wait_for_end(mut self, timeout: Duration) {
+        let start = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            self.console.read();
+            assert!(start.elapsed() < timeout, "it still runs:\n{}", self.console.tail());
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Pulls the plug.

@@ -8,8 +8,7 @@ use crate::boot::uki::{self, UkiSpec};
 use crate::boot::{os_release, root};
 use crate::build::cache::Entry;
 use crate::disk::gpt::PartitionType;
-use crate::model::Digest;
-use crate::model::Guid;
+use crate::model::{Arch, Digest, Guid};
 use crate::plan::{Initrd, Uki};
 use crate::tree::{Content, Tree, cpio};
 use anyhow::Context as _;
@@ -30,7 +29,8 @@ pub fn initrd(spec: &Initrd, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn archive<W: Write>(tree: &Tree, kitchen: &Kitchen<'_>, out: W) -> anyhow::Result<W> {
+/// A tree as a compressed archive of an initrd.
+pub(super) fn archive<W: Write>(tree: &Tree, kitchen: &Kitchen<'_>, out: W) -> anyhow::Result<W> {
     let mut encoder = zstd::Encoder::new(out, LEVEL)?;
     // With any number of workers the bytes are the same; without workers they are others.
     encoder.multithread(kitchen.env.threads.max(1) as u32)?;
@@ -61,14 +61,39 @@ pub fn uki(spec: &Uki, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         extra: spec.kernel_args.clone(),
         image: format!("{}_{}", spec.name, spec.version),
     })?;
-    let (stub, _) = root::loader(&os, spec.arch)?;
+    let parts = Parts {
+        arch: spec.arch,
+        name: &spec.name,
+        version: &spec.version,
+        kernel,
+        cmdline,
+        initrds: vec![kitchen.content(&spec.initrd, "initrd.zst")?, Content::from(slot)],
+    };
+    kernel_image(parts, &os, kitchen)
+}
+
+/// What a kernel image has beside what the packages bring.
+pub(super) struct Parts<'a> {
+    pub arch: Arch,
+    pub name: &'a str,
+    pub version: &'a str,
+    /// The kernel's release.
+    pub kernel: String,
+    pub cmdline: String,
+    /// The kernel unpacks them one over the other.
+    pub initrds: Vec<Content>,
+}
+
+/// Writes `forge.efi`: the one place where a kernel image, a device's or an installer's, is put together.
+pub(super) fn kernel_image(parts: Parts<'_>, os: &Tree, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
+    let (stub, _) = root::loader(os, parts.arch)?;
     let image = UkiSpec {
         stub: stub.clone(),
-        os_release: os_release::compose(&os, &spec.name, Some(&spec.version))?,
-        cmdline,
-        linux: root::kernel(&os, &kernel)?.clone(),
-        uname: kernel,
-        initrds: vec![kitchen.content(&spec.initrd, "initrd.zst")?, Content::from(slot)],
+        os_release: os_release::compose(os, parts.name, Some(parts.version))?,
+        cmdline: parts.cmdline,
+        linux: root::kernel(os, &parts.kernel)?.clone(),
+        uname: parts.kernel,
+        initrds: parts.initrds,
         splash: None,
         sbat: None,
     };

@@ -206,14 +206,18 @@ fn uevent(place: &Path) -> String {
 }
 
 /// Whether a block device, or the disk that it is a partition of, comes out of the box.
-fn is_removable(place: &Path) -> bool {
+pub fn is_removable(place: &Path) -> bool {
     let Ok(place) = place.canonicalize() else { return false };
     let says = |dir: &Path| std::fs::read_to_string(dir.join("removable")).is_ok_and(|s| s.trim() == "1");
     let on_usb = place.components().any(|part| part.as_os_str().to_string_lossy().starts_with("usb"));
     on_usb || says(&place) || place.parent().is_some_and(says)
 }
 
-fn open(device: &Path, write: bool) -> io::Result<File> {
+/// Opens a block device.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open(device: &Path, write: bool) -> io::Result<File> {
     // Never waits for a medium, and never follows a link that somebody put in the device's place.
     let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits() as i32;
     OpenOptions::new().read(true).write(write).custom_flags(flags).open(device)

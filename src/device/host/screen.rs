@@ -4,6 +4,7 @@
 //! comes in here: a device's id and words are public, and a QR code has them behind a `#`, which no server logs.
 
 use crate::device::view::View;
+use crate::enroll::code::Code;
 use crate::host::cancel::Cancel;
 use crate::host::fs;
 use crate::host::tool::ToolCall;
@@ -17,7 +18,7 @@ pub const ISSUE: &str = "issue.d/10-forge.issue";
 /// Columns that every console has.
 const WIDTH: usize = 79;
 /// The most letters of one value: what a box's maker or a fleet writes may be anything.
-const MAX_VALUE: usize = 120;
+const MAX_VALUE: usize = 240;
 /// Longer than an address with id and words; a code of more is not seen from a metre away.
 const MAX_QR: usize = 300;
 
@@ -51,6 +52,27 @@ pub fn render(view: &View) -> String {
         for line in image.lines() {
             let _ = writeln!(text, "  {line}");
         }
+    }
+    text.push('\n');
+    text
+}
+
+/// An installer's page: a large word, a code's words, and paragraphs.
+pub fn announcement(word: &str, code: Option<Code>, paragraphs: &[String]) -> String {
+    let mut text = String::from("\n");
+    for line in large(&word.to_uppercase()) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text.push('\n');
+    if let Some(code) = code {
+        let _ = writeln!(text, "  {code}  {}\n", code.title()); // writing to a String cannot fail
+        paragraph(&mut text, code.cause());
+        paragraph(&mut text, code.remedy());
+        text.push('\n');
+    }
+    for words in paragraphs.iter().filter(|words| !words.is_empty()) {
+        paragraph(&mut text, &clean(words));
     }
     text.push('\n');
     text
@@ -116,7 +138,7 @@ pub fn say(line: &str) {
 }
 
 /// Text without what moves a cursor, at most [`MAX_VALUE`] letters.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_VALUE).collect()
 }
 
@@ -191,6 +213,17 @@ fn dots(letter: char) -> [u8; 5] {
         'X' => [5, 5, 2, 5, 5],
         'Y' => [5, 5, 2, 2, 2],
         'Z' => [7, 1, 2, 4, 7],
+        '0' => [7, 5, 5, 5, 7],
+        '1' => [2, 6, 2, 2, 7],
+        '2' => [7, 1, 7, 4, 7],
+        '3' => [7, 1, 3, 1, 7],
+        '4' => [5, 5, 7, 1, 1],
+        '5' => [7, 4, 7, 1, 7],
+        '6' => [7, 4, 7, 5, 7],
+        '7' => [7, 1, 2, 2, 2],
+        '8' => [7, 5, 7, 5, 7],
+        '9' => [7, 5, 7, 1, 7],
+        '%' => [5, 1, 2, 4, 5],
         _ => [0; 5],
     }
 }
@@ -199,7 +232,6 @@ fn dots(letter: char) -> [u8; 5] {
 mod tests {
     use super::*;
     use crate::device::effects::Link;
-    use crate::enroll::code::Code;
     use crate::model::Epoch;
 
     fn view() -> View {

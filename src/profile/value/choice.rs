@@ -31,6 +31,15 @@ choice! {
     }
 }
 choice! {
+    /// What an installer does when it is done.
+    pub enum AfterInstall: "an end of an installation" {
+        /// Turns the box off.
+        Poweroff = "poweroff",
+        /// Starts what was installed.
+        Reboot = "reboot",
+    }
+}
+choice! {
     /// How the layers of the OCI image are compressed.
     pub enum Compression: "a compression" {
         /// Smaller and faster: what registries and runtimes of today take.

@@ -84,6 +84,12 @@ word! {
         "an http or https URL, such as `https://deb.example/debian`", |s| is_url(s, &["https://", "http://"]), env;
     /// The address of an enrollment endpoint.
     Endpoint: "an endpoint", "^https://", "an https URL, such as `https://fleet.example:8443`", |s| is_url(s, &["https://"]);
+    /// Where an installer fetches its disk image from: what comes is held against a signed digest, so http will do.
+    ImageUrl: "the address of a disk image", "^http://", "an http URL, such as `http://boot.example/store-042/disk.raw.zst`",
+        |s| is_url(s, &["http://"]) && s.bytes().all(|c| c.is_ascii_graphic());
+    /// A name of a disk below /dev.
+    DevicePath: "a name of a disk", "^/dev/[!-~]+$", "a path below /dev, such as `/dev/disk/by-path/pci-0000:00:17.0-ata-1`",
+        |s| s.strip_prefix("/dev/").is_some_and(|name| !name.is_empty() && !name.contains("..")) && s.bytes().all(|c| c.is_ascii_graphic());
     /// The repository that images are pushed to, without tag or digest.
     Repository: "a repository", "^[^/@]+(/[^/:@]+)+$|[$][{]",
         "registry, `/` and path, without tag or digest, such as `registry.example/edge/store-042`",

@@ -51,6 +51,14 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Bytes of the body, where the head says so.
+    pub fn length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(n) => Some(n),
+            Framing::Chunked | Framing::UntilClose => None,
+        }
+    }
+
     /// Why this is no answer of the fleet's, where that shows already.
     pub fn portal(&self) -> Option<String> {
         match self.status {

@@ -8,9 +8,11 @@
 
 mod answer;
 mod proxy;
+mod range;
 mod tls;
 
 pub use proxy::Proxy;
+pub use range::opened;
 pub use tls::{Trust, configuration};
 
 use super::resolve::{self, Unresolved};
@@ -41,6 +43,11 @@ impl Origin {
     /// Reads `https://HOST[:PORT]`.
     pub fn parse(url: &str) -> Option<Origin> {
         Origin::of_authority(url.strip_prefix("https://")?, 443)
+    }
+
+    /// Reads `HOST[:PORT]` of a plain HTTP address.
+    pub fn plain(authority: &str) -> Option<Origin> {
+        Origin::of_authority(authority, 80)
     }
 
     fn of_authority(authority: &str, default: u16) -> Option<Origin> {
