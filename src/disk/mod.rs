@@ -26,6 +26,7 @@ pub mod format;
 pub mod gpt;
 #[cfg(feature = "cli")]
 mod image;
+pub mod onto;
 #[cfg(feature = "cli")]
 pub mod verify;
 #[cfg(feature = "cli")]
