@@ -29,10 +29,22 @@ pub mod podman {
     pub const READY_SERVICE: &str = include_str!("../templates/podman/forge-workload-ready@.service");
     /// The program that it runs.
     pub const READY_PROGRAM: &str = include_str!("../templates/podman/workload-ready");
+    /// Puts the grant's secrets where Podman looks for them.
+    pub const SECRETS_PROGRAM: &str = include_str!("../templates/podman/workload-secrets");
     /// Wants every workload.
     pub const WORKLOADS_TARGET: &str = include_str!("../templates/podman/forge-workloads.target");
     /// Requires the health of the required ones.
     pub const REQUIRED_TARGET: &str = include_str!("../templates/podman/forge-required-workloads.target");
+}
+
+/// Virtual machines: `templates/vm/`.
+pub mod vm {
+    /// What a guest's units call.
+    pub const PROGRAM: &str = include_str!("../templates/vm/machine");
+    /// Runs a guest; `@NAME@` and `@COMMAND@` are to be filled in.
+    pub const SERVICE: &str = include_str!("../templates/vm/machine.service");
+    /// Waits for a guest; to be filled in likewise.
+    pub const READY: &str = include_str!("../templates/vm/ready.service");
 }
 
 macro_rules! device_files {
@@ -67,6 +79,27 @@ pub mod cluster {
     );
 }
 
+/// KubeEdge's EdgeCore with containerd: `templates/kubeedge/`.
+pub mod kubeedge {
+    use super::DeviceFile;
+
+    /// EdgeCore's unit, with `@VERSION@` to be filled in.
+    pub const SERVICE: &str = include_str!("../templates/kubeedge/edgecore.service");
+    /// Drop-in of it where a grant comes first.
+    pub const GRANTED: &str = include_str!("../templates/kubeedge/granted.conf");
+    /// Drop-in of it where a person joins the node.
+    pub const BY_HAND: &str = include_str!("../templates/kubeedge/by-hand.conf");
+    /// Imports what is carried, and repairs containerd's store.
+    pub const PROGRAM: &str = include_str!("../templates/kubeedge/edge-images");
+    /// On every node, with `@PAUSE@` to be filled in.
+    pub const FILES: &[DeviceFile] = device_files!("kubeedge/node":
+        "etc/cni/net.d/10-forge.conflist",
+        "etc/containerd/config.toml",
+        "usr/lib/systemd/system/containerd.service.d/50-forge.conf",
+        "usr/lib/systemd/system/forge-edge-images.service",
+    );
+}
+
 /// A file of a device: its path in the tree, and its text.
 pub type DeviceFile = (&'static str, &'static str);
 
@@ -84,6 +117,7 @@ pub const OS: &[DeviceFile] = device_files!("os":
     "usr/lib/modprobe.d/forge.conf",
     "usr/lib/systemd/journald.conf.d/50-forge.conf",
     "usr/lib/systemd/network/80-forge-dhcp.network",
+    "usr/lib/systemd/system-generators/forge-payload",
     "usr/lib/systemd/system.conf.d/50-forge.conf",
     "usr/lib/systemd/system/boot-complete.target.d/forge.conf",
     "usr/lib/systemd/system/boot.mount.d/forge.conf",
@@ -130,6 +164,7 @@ mod tests {
         for (name, embedded) in [
             ("enroll", ENROLL),
             ("initrd", INITRD),
+            ("kubeedge/node", kubeedge::FILES),
             ("kubernetes/node", cluster::FILES),
             ("kubernetes/server", cluster::SERVER_FILES),
             ("os", OS),

@@ -186,6 +186,8 @@ mod tests {
             packages: vec![],
             images: vec![],
             releases: vec![],
+            remotes: vec![],
+            charts: vec![],
             files: vec![],
         }
     }

@@ -93,6 +93,14 @@ fn dependencies(lock: &Lock, arches: &BTreeSet<Arch>) -> Vec<Json> {
         let (product, version, name) = (file.product.to_string(), encode(&file.version), encode(&file.file));
         all.push(resource(format!("pkg:generic/{product}@{version}?file_name={name}"), file.digest));
     }
+    for remote in &lock.remotes {
+        let from = remote.source.replacen("oci:", "oci://", 1);
+        all.extend(remote.files.iter().map(|f| resource(format!("{from}#{}", encode(&f.path)), f.digest)));
+    }
+    for chart in lock.charts.iter().filter(|c| arches.contains(&c.arch)) {
+        let from = if chart.from.is_empty() { &chart.source } else { &chart.from };
+        all.push(resource(from.replacen("oci:", "oci://", 1), chart.digest));
+    }
     for file in &lock.files {
         all.push(json!({ "name": file.path, "digest": { "sha256": file.digest.hex() } }));
     }

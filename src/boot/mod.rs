@@ -34,6 +34,7 @@
 //! An update must free the other slot's boot image first, then write partitions, then its own boot image with three
 //! tries; and take the tries off the running one (`X+3` → `X`) before, since the only good version is never counted.
 
+pub mod authenticode;
 pub mod cmdline;
 pub mod elf;
 pub mod initrd;

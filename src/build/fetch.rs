@@ -6,12 +6,13 @@ use super::observe::{Event, Observer};
 use crate::error::{self, Kind};
 use crate::host::cancel::Cancel;
 use crate::host::http::{Client, Expect};
-use crate::lock::{Lock, LockedPackage, resolve};
+use crate::lock::{Lock, LockedChart, LockedPackage, resolve};
 use crate::model::{Arch, Bytes, Digest};
-use crate::plan::{Plan, Recipe, Runtime};
+use crate::plan::{GuestDisk, Plan, Recipe, Runtime};
 use crate::source::blobs::Blobs;
 use crate::source::oci::{self, BlobStore as _};
 use crate::source::release::{self, PinnedFile, Place};
+use crate::source::remote;
 use anyhow::{Context as _, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -131,10 +132,11 @@ pub fn missing_releases<'a>(
         .iter()
         .filter(|s| !cache.contains(&s.key))
         .filter_map(|s| match &s.recipe {
-            Recipe::Runtime(Runtime::Cluster(cluster)) => Some(cluster),
+            Recipe::Runtime(Runtime::Cluster(cluster)) => Some((cluster.program, cluster.images)),
+            Recipe::Runtime(Runtime::Kubeedge(edge)) => Some((edge.program, None)),
             _ => None,
         })
-        .flat_map(|cluster| std::iter::once(cluster.program).chain(cluster.images))
+        .flat_map(|(program, images)| std::iter::once(program).chain(images))
         .collect();
     lock.releases.iter().filter(|f| wanted.contains(&f.digest) && !blobs.has(f.digest)).collect()
 }
@@ -155,6 +157,46 @@ pub fn releases(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
         let place = env.places.get(&file.arch).cloned();
         let place = place.unwrap_or_else(|| Place::upstream(file.product));
         release::fetch(file, &place, env.client, env.blobs, &progress, env.cancel)?;
+        env.observer.event(Event::Finished { step: STEP, cached: false, took: start.elapsed() });
+    }
+    Ok(())
+}
+
+/// Fetches the models and charts of `plan`, as far as they are not here.
+///
+/// # Errors
+/// [`Kind::Fetch`] and [`Kind::Verify`], naming the place.
+pub fn remotes(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
+    let payloads =
+        plan.steps.iter().filter(|s| !env.cache.contains(&s.key)).filter_map(|s| match &s.recipe {
+            Recipe::Payload(payload) => Some(payload),
+            _ => None,
+        });
+    let wanted: BTreeSet<Digest> = payloads
+        .flat_map(|p| {
+            let models = p.models.iter().flat_map(|m| &m.files).map(|f| f.digest);
+            let disks = p.guests.iter().filter_map(|g| match &g.disk {
+                GuestDisk::File(digest) => Some(*digest),
+                GuestDisk::Image(_) => None,
+            });
+            models.chain(disks).chain(p.charts.iter().map(|c| c.package))
+        })
+        .filter(|digest| !env.blobs.has(*digest))
+        .collect();
+    let charts = lock.charts.iter().filter(|c| !c.from.is_empty()).map(LockedChart::remote);
+    for remote in lock.remotes.iter().cloned().chain(charts) {
+        if !remote.files.iter().any(|f| wanted.contains(&f.digest)) {
+            continue;
+        }
+        let start = Instant::now();
+        let total = remote.size().0;
+        env.observer.event(Event::Started { step: STEP, what: &remote.source });
+        let done = AtomicU64::new(0);
+        let progress = |bytes: u64| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            env.observer.event(Event::Progress { step: STEP, done, total });
+        };
+        remote::fetch(&remote, env.client, env.blobs, &progress, env.cancel)?;
         env.observer.event(Event::Finished { step: STEP, cached: false, took: start.elapsed() });
     }
     Ok(())

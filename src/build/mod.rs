@@ -15,6 +15,7 @@ pub use schedule::run;
 use crate::host::cancel::Cancel;
 use crate::model::Arch;
 use crate::plan::StepId;
+use crate::sign::rsa::BootSigner;
 use crate::source::blobs::Blobs;
 use cache::{Cache, Entry};
 use observe::Observer;
@@ -33,6 +34,8 @@ pub struct Env<'a> {
     pub observer: &'a dyn Observer,
     /// What runs programs of other architectures than this machine's, for those that the plan needs.
     pub emulators: &'a BTreeMap<Arch, PathBuf>,
+    /// Signs what starts a device, where the plan wants that.
+    pub boot_signer: Option<&'a BootSigner>,
     /// How many steps run at a time.
     pub jobs: usize,
     /// How many threads a step may use.

@@ -269,11 +269,20 @@ pub struct BuildOptions {
 #[derive(Debug, Subcommand)]
 pub enum KeyVerb {
     /// Make an Ed25519 key pair: PATH (private, encrypted) and PATH with `.pub` for an extension
-    #[command(after_help = "Example:\n  forge key generate keys/release.key")]
+    ///
+    /// With --secure-boot: an RSA key for UEFI, and a certificate with `.crt` for an extension.
+    #[command(
+        after_help = "Examples:\n  forge key generate keys/release.key\n  forge key generate --secure-boot --name 'Shops Secure Boot' keys/secure-boot.key"
+    )]
     Generate {
-        /// The private key's file; never overwritten
-        #[arg(default_value = "keys/release.key")]
-        path: PathBuf,
+        /// The private key's file; never overwritten [default: keys/release.key or keys/secure-boot.key]
+        path: Option<PathBuf>,
+        /// A key and certificate that sign what starts a device
+        #[arg(long)]
+        secure_boot: bool,
+        /// What the certificate is called
+        #[arg(long, value_name = "NAME", requires = "secure_boot")]
+        name: Option<String>,
         /// Do not encrypt: for development only
         #[arg(long)]
         no_passphrase: bool,
@@ -345,6 +354,9 @@ pub struct RunOptions {
     /// Give the device a TPM 2.0; a kept disk keeps its TPM, in FILE.tpm
     #[arg(long)]
     pub tpm: bool,
+    /// A firmware with Secure Boot, in setup mode: it takes the disk's keys where the profile's `enroll` is `if-safe`
+    #[arg(long)]
+    pub secure_boot: bool,
 }
 
 /// Verbs of the cache.

@@ -24,9 +24,11 @@ pub fn run(
         let profile = compose::load(session, path, &args.set, selection)?;
         // Before anything is fetched: a build that cannot be signed is of no use.
         let signer = key::signer(&profile)?;
+        let boot_signer = key::boot_signer(&profile)?;
         let lock = compose::locked(session, path, &profile, &shop, mode)?;
         let plan = compose::planned(&profile, &lock, &shop)?;
-        let built = compose::made(session, &profile, &lock, &plan, &shop, options.jobs)?;
+        let built =
+            compose::made(session, &profile, &lock, &plan, &shop, boot_signer.as_ref(), options.jobs)?;
         // Classic signatures name the repository, as cosign's do.
         let pushed = options.push.as_deref().map(|r| r.parse::<Reference>().kind(Kind::Input)).transpose()?;
         let published = profile.publish.as_ref().map(|p| p.r#ref.as_str().to_string());

@@ -1,6 +1,7 @@
 //! From a profile to its plan: `forge check`, `forge lock`, `forge plan`, and what `forge build` shares with them.
 
 use super::args::{ProfileArgs, Selection};
+use super::beside::Directory;
 use super::{Session, device};
 use crate::build::cache::Cache;
 use crate::build::{fetch, observe::Observer as _};
@@ -12,6 +13,7 @@ use crate::model::{Arch, Bytes, Epoch};
 use crate::plan::{self, Plan, Recipe};
 use crate::profile::{self, EnrollMode, Origin, Profile};
 use crate::run::tools::ToolRoot;
+use crate::sign::rsa::BootSigner;
 use crate::source::blobs::Blobs;
 use crate::source::release::Place;
 use crate::toolbox;
@@ -30,7 +32,7 @@ pub fn check(session: &Session, args: &ProfileArgs) -> anyhow::Result<()> {
                 tell(session, &report);
             }
             Ok(profile) => {
-                plan::demand(&profile, &|path| read(&profile, path))
+                plan::demand(&profile, &Directory(profile.dir()))
                     .kind(Kind::Input)
                     .with_context(|| path.display().to_string())?;
                 let words = format!(
@@ -156,7 +158,10 @@ pub fn locked(
     mode: LockMode<'_>,
 ) -> anyhow::Result<Lock> {
     let lock_path = lock_path(path);
-    let demand = plan::demand(profile, &|path| read(profile, path)).kind(Kind::Input)?;
+    let demand = plan::demand(profile, &Directory(profile.dir())).kind(Kind::Input)?;
+    for package in demand.charts.iter().filter_map(|c| c.package.as_ref()) {
+        shop.blobs.insert_bytes(package)?;
+    }
     let old = match std::fs::read_to_string(&lock_path) {
         Ok(text) => Some(Lock::from_text(&text).with_context(|| format!("reading {}", lock_path.display()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
@@ -221,11 +226,16 @@ pub fn mirrors(profile: &Profile) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where the profile takes its Kubernetes distribution from, if not from upstream's own place.
+/// Where the profile takes its Kubernetes distribution or its agent from, if not from upstream's own place.
 fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
     let mut places = BTreeMap::new();
     for (&arch, wanted) in &profile.arch {
-        match &wanted.kubernetes.source {
+        // Of the two it has one.
+        let source = match &wanted.kubernetes.source {
+            Origin::Release => &wanted.agent.source,
+            other => other,
+        };
+        match source {
             Origin::Url(url) => drop(places.insert(arch, Place::Url(url.clone()))),
             Origin::Oci(reference) => drop(places.insert(arch, Place::Artifact(reference.parse()?))),
             Origin::File(path) => {
@@ -241,10 +251,6 @@ fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
     Ok(places)
 }
 
-fn read(profile: &Profile, path: &str) -> std::io::Result<Vec<u8>> {
-    std::fs::read(profile.dir().join(path))
-}
-
 /// `forge lock`.
 pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[String]>) -> anyhow::Result<()> {
     let profile = load(session, path, set, &Selection::default())?;
@@ -257,6 +263,13 @@ pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[Str
     for line in &changes {
         let _ = writeln!(human, "  {line}");
     }
+    for chart in &lock.charts {
+        let by = match &chart.images_from[..] {
+            [] => "no images found: name them in `images`".into(),
+            from => format!("images by its {}, not rendered", from.join(" and ")),
+        };
+        let _ = writeln!(human, "  chart {} {} for {}: {by}", chart.source, chart.version, chart.arch);
+    }
     session.ui.result("lock", &serde_json::json!({ "path": lock_path(path), "packages": lock.packages.len(), "size": size, "digest": lock.digest(), "changes": changes }), human);
     Ok(())
 }
@@ -266,7 +279,8 @@ pub fn changes(old: &Lock, new: &Lock) -> Vec<String> {
     let versions = |lock: &Lock| -> BTreeMap<(Arch, String), String> {
         let packages = lock.packages.iter().map(|p| ((p.arch, p.name.clone()), p.version.clone()));
         let releases = lock.releases.iter().map(|r| ((r.arch, r.file.clone()), r.version.clone()));
-        packages.chain(releases).collect()
+        let charts = lock.charts.iter().map(|c| ((c.arch, c.source.clone()), c.version.clone()));
+        packages.chain(releases).chain(charts).collect()
     };
     let (old, new) = (versions(old), versions(new));
     let mut lines = vec![];
@@ -371,6 +385,7 @@ pub fn made(
     lock: &Lock,
     plan: &Plan,
     shop: &Workshop,
+    boot_signer: Option<&BootSigner>,
     jobs: usize,
 ) -> anyhow::Result<crate::build::Built> {
     let (mirrors, places) = (mirrors(profile), places(profile)?);
@@ -386,12 +401,14 @@ pub fn made(
     fetch::files(lock, profile.dir(), &shop.blobs)?;
     fetch::packages(plan, lock, &env)?;
     fetch::releases(plan, lock, &env)?;
+    fetch::remotes(plan, lock, &env)?;
     fetch::images(plan, &env)?;
     session.ui.event(crate::build::observe::Event::Note(&format!("{} {}", plan.name, plan.version)));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let emulators = &emulators(session, plan, shop)?;
     let env = crate::build::Env {
         emulators,
+        boot_signer,
         cache: &shop.cache,
         blobs: &shop.blobs,
         cancel: &session.cancel,

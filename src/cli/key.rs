@@ -3,11 +3,12 @@
 use super::Session;
 use super::args::KeyVerb;
 use crate::error::{self, Kind, Mark as _};
-use crate::host::env;
+use crate::host::{clock, env, fs};
 use crate::profile::{KeySource, Profile};
 use crate::sign::Signer;
-use crate::sign::key_file::{Secret, write_pair};
+use crate::sign::key_file::{Secret, private_pem, write_pair};
 use crate::sign::key_ref::{KeyRef, PASSPHRASE};
+use crate::sign::rsa::{self, BootSigner};
 use crate::sign::{PrivateKey, PublicKey};
 use anyhow::{Context as _, anyhow};
 use std::io::IsTerminal as _;
@@ -16,7 +17,13 @@ use std::path::Path;
 /// Runs a verb of keys.
 pub fn run(session: &Session, verb: KeyVerb) -> anyhow::Result<()> {
     match verb {
-        KeyVerb::Generate { path, no_passphrase } => generate(session, &path, no_passphrase),
+        KeyVerb::Generate { path, no_passphrase, secure_boot: false, .. } => {
+            generate(session, &path.unwrap_or_else(|| "keys/release.key".into()), no_passphrase)
+        }
+        KeyVerb::Generate { path, no_passphrase, name, .. } => {
+            let path = path.unwrap_or_else(|| "keys/secure-boot.key".into());
+            generate_boot(session, &path, name.as_deref().unwrap_or("forge Secure Boot"), no_passphrase)
+        }
         KeyVerb::Show { key } => tell(session, &public(&key)?, true),
         KeyVerb::Export { key } => tell(session, &public(&key)?, false),
     }
@@ -43,6 +50,35 @@ pub fn generate(session: &Session, path: &Path, no_passphrase: bool) -> anyhow::
         "key",
         &serde_json::json!({ "id": id, "private": files.private, "public": files.public, "encrypted": passphrase.is_some() }),
         format!("{} and {}\ned25519 {id}", files.private.display(), files.public.display()),
+    );
+    if passphrase.is_none() {
+        session.ui.note("the key is not encrypted: for development only");
+    }
+    Ok(())
+}
+
+/// Makes an RSA key for UEFI Secure Boot, and a certificate that signs itself.
+fn generate_boot(session: &Session, path: &Path, name: &str, no_passphrase: bool) -> anyhow::Result<()> {
+    let certificate = path.with_extension("crt");
+    if let Some(there) = [path, &certificate].into_iter().find(|file| fs::exists(file)) {
+        let error = anyhow!("{} exists, and keys are never overwritten", there.display());
+        return Err(error::of(Kind::Input, error));
+    }
+    let passphrase = match (no_passphrase, env::var(PASSPHRASE)) {
+        (true, _) => None,
+        (false, Some(given)) => Some(Secret::new(given)),
+        (false, None) => Some(new_passphrase()?),
+    };
+    let key = rsa::generate()?;
+    let pem = private_pem(&key, passphrase.as_ref()).kind(Kind::Input)?;
+    let signed = rsa::self_signed(&key, name, clock::now())?;
+    fs::write_atomic(path, pem.as_bytes(), 0o600).with_context(|| format!("writing {}", path.display()))?;
+    fs::write_atomic(&certificate, signed.as_bytes(), 0o644)
+        .with_context(|| format!("writing {}", certificate.display()))?;
+    session.ui.result(
+        "key",
+        &serde_json::json!({ "private": path, "certificate": certificate, "encrypted": passphrase.is_some() }),
+        format!("{} and {}\nRSA-2048, CN={name}", path.display(), certificate.display()),
     );
     if passphrase.is_none() {
         session.ui.note("the key is not encrypted: for development only");
@@ -91,6 +127,23 @@ pub fn signer(profile: &Profile) -> anyhow::Result<Box<dyn Signer>> {
             .hint("add `[sign]` with `key = \"file:keys/release.key\"`; `forge key generate` makes one");
     };
     open(&reference(profile, &sign.key)?)
+}
+
+/// The key that signs what starts a device, where the profile has one, ready.
+pub fn boot_signer(profile: &Profile) -> anyhow::Result<Option<BootSigner>> {
+    let Some(keys) = profile.sign.as_ref().and_then(|sign| sign.secure_boot.as_ref()) else {
+        return Ok(None);
+    };
+    let reference = reference(profile, &keys.key.0)?;
+    let path = profile.dir().join(keys.cert.as_str());
+    let certificate =
+        std::fs::read(&path).with_context(|| format!("reading {}", path.display())).kind(Kind::Input)?;
+    let passphrase = || match env::var(PASSPHRASE) {
+        Some(given) => Ok(Secret::new(given)),
+        None => prompt(&format!("Passphrase of {reference}: ")),
+    };
+    let opened = BootSigner::open(&reference, &certificate, passphrase).kind(Kind::Input);
+    Ok(Some(opened.hint("`forge key generate --secure-boot` makes a key and its certificate")?))
 }
 
 /// Where a profile says that something secret is.

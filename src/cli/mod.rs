@@ -1,6 +1,7 @@
 //! The command line: arguments in, stages called, results told. Each file holds a group of verbs.
 
 mod args;
+mod beside;
 mod build;
 mod cache;
 mod compose;

@@ -49,7 +49,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
             }
         }
     };
-    let (code, empty) = qemu::firmware(arch);
+    let (code, empty) = qemu::firmware(arch, options.secure_boot);
     let variables = tempfile::Builder::new().prefix(fs::TEMPORARY).suffix("-vars.fd").tempfile_in(&work)?;
     std::io::copy(&mut std::fs::File::open(tools.file(empty)?)?, &mut variables.as_file())?;
     let mut fresh = None;
@@ -85,6 +85,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         monitor: None,
         wire: None,
         tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
+        secure_boot: options.secure_boot,
         acceleration,
     };
     for Forward { host, guest } in &spec.forwards {

@@ -31,7 +31,7 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
     let scratch = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&session.cache_dir)?;
     let work = args.keep.clone().unwrap_or_else(|| scratch.path().into());
     fs::make_private_dir(&work)?;
-    let (_, empty) = run::qemu::firmware(arch);
+    let (_, empty) = run::qemu::firmware(arch, false);
     let variables = scratch.path().join("probe.vars");
     std::fs::copy(tools.file(empty)?, &variables)?;
     let acceleration =

@@ -10,7 +10,7 @@ use crate::device::effects::{Effects, Image, Readiness};
 use crate::device::identity::{self, Opened};
 use crate::device::pause::{Pause, Until};
 use crate::device::store::MAX_ARTEFACT;
-use crate::device::{event, install};
+use crate::device::{certificate, event, install};
 use crate::enroll::code::Code;
 use crate::enroll::evidence::Facts;
 use crate::enroll::grant::{BadGrant, Grant};
@@ -212,7 +212,9 @@ impl<E: Effects> Device<E> {
             });
         let staged = match opened {
             Ok((grant, material)) => {
-                install::stage(&mut self.io, &mut self.store, &grant, Digest::of(&*bytes), &material)
+                let own = certificate::open(&mut self.io, &mut self.store)?;
+                let sha256 = Digest::of(&*bytes);
+                install::stage(&mut self.io, &mut self.store, &grant, sha256, &material, own.as_ref())
             }
             Err(bad @ BadGrant::Unreadable(_)) => Err(Pause::refused(Code::GrantUnusable, bad.to_string())),
             Err(bad) => Err(Pause::trouble(Code::GrantRefused, bad.to_string())),
@@ -236,7 +238,7 @@ impl<E: Effects> Device<E> {
             return self.spoilt(generation);
         }
         install::switch(&mut self.io, &mut self.store, generation, have)?;
-        self.now.active = false;
+        (self.now.active, self.now.changed) = (false, true);
         self.now.ready_since = None;
         self.note("config-complete", None, &format!("generation {generation}"));
         Ok(())
@@ -260,8 +262,8 @@ impl<E: Effects> Device<E> {
         // Without its stage there is nothing to repair from, and what is in place may well be whole.
         let repaired = install::install(&mut self.io, &mut self.store, have);
         let trouble = |e: anyhow::Error| Pause::trouble(Code::NotJoined, format!("{e:#}"));
-        self.io.activate().map_err(trouble)?;
-        self.now.active = true;
+        self.io.activate(self.now.changed).map_err(trouble)?;
+        (self.now.active, self.now.changed) = (true, false);
         repaired.map(|_| true)
     }
 

@@ -60,6 +60,12 @@ pub(super) struct Session {
     pub reclaim: bool,
     /// The services were started.
     pub active: bool,
+    /// A grant was put in place that they have not read.
+    pub changed: bool,
+    /// What the fleet's clock said last.
+    pub fleet_clock: Option<Epoch>,
+    /// The certificate was asked for anew since the last long wait.
+    pub renewed: bool,
     /// Since when the node has been ready, by the monotonic clock.
     pub ready_since: Option<Duration>,
     /// Events were sent, or could not be, since the last wait.
@@ -166,6 +172,7 @@ impl<E: Effects> Device<E> {
         self.now.told = false;
         if matches!(pause.until, Until::Refused | Until::Steady) {
             self.now.standing = None;
+            self.now.renewed = false;
         }
         if pause.until == Until::Refused || changed {
             self.now.scanned = false;

@@ -45,6 +45,8 @@ pub const REVOKED: &str = "/var/lib/forge/enroll/revoked";
 pub const KEY: &str = "/var/lib/forge/id/key.cred";
 /// The seed of the key that grants are sealed to, sealed.
 pub const ENC: &str = "/var/lib/forge/id/enc.cred";
+/// The key behind the certificate that a cluster signs, sealed; only where the image asks for one.
+pub const CERTIFICATE_KEY: &str = "/var/lib/forge/id/certificate.cred";
 /// The hardware that the identity was made in: a [`Print`].
 pub const HW: &str = "/var/lib/forge/id/hw.fp";
 /// A directory for each grant.
@@ -184,6 +186,9 @@ pub struct Complete {
     pub node: String,
     /// The files.
     pub files: Vec<StagedFile>,
+    /// When a certificate among them is to be asked for anew, by the fleet's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_after: Option<Epoch>,
 }
 
 /// A file of a stage.

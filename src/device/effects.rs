@@ -314,6 +314,8 @@ pub struct Image {
     pub built_at: Epoch,
     /// What it believes, from `/usr/lib/forge/trust.d`.
     pub trust: Trust,
+    /// Whether its node is KubeEdge's, which needs a certificate of its cluster's.
+    pub edgecore: bool,
 }
 
 /// What the box is.
@@ -385,12 +387,12 @@ pub enum Readiness {
 
 /// The services that a grant is for.
 pub trait Services {
-    /// Starts what waited for a grant, or has it read its files again. Does not wait until it runs; called again at every
-    /// boot.
+    /// Starts what waited for a grant. Does not wait until it runs; called again at every boot. `changed`: a grant was put in
+    /// place since, and what runs already is to read its files again.
     ///
     /// # Errors
     /// What the service manager says.
-    fn activate(&mut self) -> anyhow::Result<()>;
+    fn activate(&mut self, changed: bool) -> anyhow::Result<()>;
     /// Stops what a grant started, for a box that was revoked or woke up in other hardware. Workloads that need no fleet
     /// go on.
     ///

@@ -3,13 +3,14 @@
 use crate::device::adopt;
 use crate::device::agent::Device;
 use crate::device::artefact::{self, ClaimNote, Survey};
+use crate::device::certificate;
 use crate::device::effects::{Effects, NetworkSettings};
 use crate::device::install;
 use crate::device::pause::{Pause, Until};
 use crate::device::talk::{self, Request, Said};
 use crate::enroll::backoff;
 use crate::enroll::claim::{
-    self, Ack, Answer, Claim, ENROLL, Events, GrantRequest, MAX_WAIT_S, Refusal, Standing, State,
+    self, Ack, Answer, Claim, Csr, ENROLL, Events, GrantRequest, MAX_WAIT_S, Refusal, Standing, State,
 };
 use crate::enroll::code::Code;
 use crate::enroll::grant::{BadGrant, Grant};
@@ -63,6 +64,12 @@ impl<E: Effects> Device<E> {
         }
         if have == 0 || standing.generation > have {
             return self.ask_grant(have);
+        }
+        if !self.now.renewed && self.certificate_is_due(have)? {
+            self.ask_grant(have)?;
+            self.now.renewed = true; // not again before the next long wait, whatever the fleet calls due
+            self.note("informational", None, "the certificate is asked for anew");
+            return Ok(());
         }
         // An endpoint that was restored from an older copy has forgotten: it is told again, once.
         let forgotten = standing.state == State::Approved || standing.generation < have;
@@ -118,6 +125,7 @@ impl<E: Effects> Device<E> {
 
     /// The clock is never before what the fleet signed. It is remembered, for a box without a battery.
     fn set_clock(&mut self, fleets: Epoch) -> Result<(), Pause> {
+        self.now.fleet_clock = Some(fleets);
         let floor = self.clock_floor().max(fleets);
         let _ = self.io.raise(floor); // a clock that cannot be set is no reason to stay out
         if fleets.0 > self.now.clock_saved.0.saturating_add(SAVE_AFTER_S) {
@@ -307,7 +315,8 @@ impl<E: Effects> Device<E> {
     /// S6 → S7. The grant is kept as it came: sealed.
     fn ask_grant(&mut self, have: u64) -> Result<(), Pause> {
         let note = self.claim_note(have)?;
-        let wanted = GrantRequest { nonce: note.nonce.clone(), csrs: vec![], have_generation: have };
+        let csrs = self.certificate_requests()?;
+        let wanted = GrantRequest { nonce: note.nonce.clone(), csrs, have_generation: have };
         let path = self.own_path("grant")?;
         let envelope = match self.post::<_, Envelope>(&path, &wanted, false)? {
             Said::Yes(answer) => answer.body,
@@ -318,6 +327,21 @@ impl<E: Effects> Device<E> {
             Said::No(answer) => return Err(self.denied(&answer)),
         };
         self.keep_grant(&envelope, &note)
+    }
+
+    /// What the image needs signed, for the name that the fleet gave.
+    fn certificate_requests(&mut self) -> Result<Vec<Csr>, Pause> {
+        let wanted = self.now.image.as_ref().is_some_and(|image| image.edgecore);
+        let node = self.now.standing.as_ref().and_then(|standing| standing.node_name.clone());
+        let Some(node) = node.filter(|_| wanted) else { return Ok(vec![]) };
+        Ok(vec![certificate::request(&mut self.io, &mut self.store, &node)?])
+    }
+
+    /// Whether a certificate of the generation in place has lapsed, or soon will, by the clock of the fleet that would have
+    /// it signed: the box's own may be years ahead.
+    fn certificate_is_due(&mut self, have: u64) -> Result<bool, Pause> {
+        let renew_after = install::complete(&mut self.io, &mut self.store, have)?.and_then(|c| c.renew_after);
+        Ok(renew_after.zip(self.now.fleet_clock).is_some_and(|(after, now)| now >= after))
     }
 
     /// Writes down a grant that answers `note`, when it opens.

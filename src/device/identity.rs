@@ -150,7 +150,7 @@ pub fn wipe(io: &mut impl Effects, store: &mut Store) -> Result<(), Pause> {
         store.delete(io, &artefact::acked(generation))?;
     }
     let notes = [artefact::CLAIM, artefact::JOINED, artefact::SCRUBBED, artefact::REVOKED];
-    for path in notes.into_iter().chain([artefact::KEY, artefact::ENC]) {
+    for path in notes.into_iter().chain([artefact::CERTIFICATE_KEY, artefact::KEY, artefact::ENC]) {
         store.delete(io, Path::new(path))?;
     }
     io.forget_host().map_err(trouble)?;

@@ -9,7 +9,8 @@ use crate::device::pause::Pause;
 use crate::device::store::Store;
 use crate::enroll::MAX_BODY;
 use crate::enroll::code::Code;
-use crate::enroll::grant::{Grant, Item, Material, is_grantable};
+use crate::enroll::csr::CertificateKey;
+use crate::enroll::grant::{File, Grant, Item, Material, is_grantable};
 use crate::model::Digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -30,7 +31,10 @@ fn turn(path: &str) -> u8 {
         1
     } else if ends(&[".crt", ".pem", ".cert", ".cer"]) {
         2
-    } else if name.starts_with("config.") || path.contains("/config.yaml.d/") || name == "edgecore.yaml" {
+    } else if name.starts_with("config.")
+        || path.contains("/config.yaml.d/")
+        || path.starts_with("/etc/kubeedge/config/")
+    {
         4
     } else {
         3
@@ -45,25 +49,45 @@ fn unusable(why: impl Into<String>) -> Pause {
 /// A file and its content.
 type Rendered = (StagedFile, Zeroizing<Vec<u8>>);
 
+/// A file as its item has it: path, permission bits, content.
+type Granted<'a> = (&'a str, u32, Zeroizing<Vec<u8>>);
+
+/// What one item puts in place.
+fn contents<'a>(item: &'a Item, own: Option<&CertificateKey>) -> Result<Vec<Granted<'a>>, Pause> {
+    match item {
+        Item::Files { files } => {
+            let decoded = |file: &'a File| {
+                let content = STANDARD.decode(file.content.as_bytes()).map(Zeroizing::new);
+                let content = content.map_err(|_| unusable(format!("{} is not base64", file.path)))?;
+                Ok((&*file.path, file.mode, content))
+            };
+            files.iter().map(decoded).collect()
+        }
+        Item::OwnKey { path, spki_sha256, .. } => {
+            let key = own.filter(|key| key.spki_sha256() == *spki_sha256);
+            let key =
+                key.ok_or_else(|| unusable(format!("{path} is for a key that this box does not have")))?;
+            Ok(vec![(path, 0o600, Zeroizing::new(key.to_pem().as_bytes().to_vec()))])
+        }
+    }
+}
+
 /// The files of `material`, checked, in their order.
-fn files(material: &Material) -> Result<Vec<Rendered>, Pause> {
+fn files(material: &Material, own: Option<&CertificateKey>) -> Result<Vec<Rendered>, Pause> {
     let mut files: Vec<Rendered> = vec![];
     let mut seen = BTreeSet::new();
     for item in &material.items {
-        let Item::Files { files: granted } = item;
-        for file in granted {
-            if !is_grantable(&file.path) || file.path.len() > 512 || file.path.chars().any(char::is_control) {
-                return Err(unusable(format!("no grant may write {}", file.path)));
+        for (path, mode, content) in contents(item, own)? {
+            if !is_grantable(path) || path.len() > 512 || path.chars().any(char::is_control) {
+                return Err(unusable(format!("no grant may write {path}")));
             }
-            if file.mode & !0o777 != 0 {
-                return Err(unusable(format!("{} has the mode {:o}", file.path, file.mode)));
+            if mode & !0o777 != 0 {
+                return Err(unusable(format!("{path} has the mode {mode:o}")));
             }
-            if !seen.insert(file.path.clone()) {
-                return Err(unusable(format!("{} is granted twice", file.path)));
+            if !seen.insert(path.to_string()) {
+                return Err(unusable(format!("{path} is granted twice")));
             }
-            let content = STANDARD.decode(file.content.as_bytes()).map(Zeroizing::new);
-            let content = content.map_err(|_| unusable(format!("{} is not base64", file.path)))?;
-            let (path, mode, sha256) = (file.path.clone(), file.mode, Digest::of(&*content));
+            let (path, sha256) = (path.to_string(), Digest::of(&*content));
             files.push((StagedFile { name: String::new(), path, mode, sha256 }, content));
         }
     }
@@ -87,8 +111,14 @@ pub fn stage(
     grant: &Grant,
     sha256: Digest,
     material: &Material,
+    own: Option<&CertificateKey>,
 ) -> Result<(), Pause> {
-    let files = files(material)?;
+    let files = files(material, own)?;
+    let renewals = material.items.iter().filter_map(|item| match item {
+        Item::OwnKey { renew_after, .. } => Some(*renew_after),
+        Item::Files { .. } => None,
+    });
+    let renew_after = renewals.min();
     let dir = artefact::stage(grant.generation);
     // What a cut left of an earlier try.
     if !io.list(&dir)?.is_empty() {
@@ -102,6 +132,7 @@ pub fn stage(
         grant_sha256: Some(sha256),
         node: grant.node_name.clone(),
         files: files.into_iter().map(|(file, _)| file).collect(),
+        renew_after,
     };
     store.put_json(io, &dir.join(COMPLETE), &complete)?;
     Ok(())
@@ -192,7 +223,6 @@ pub fn prune(io: &mut impl Effects, store: &mut Store, generation: u64) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::enroll::grant::File;
 
     fn material(files: &[(&str, u32)]) -> Material {
         let file = |(path, mode): &(&str, u32)| File {
@@ -211,12 +241,12 @@ mod tests {
             "/etc/kubeedge/ca/ca.crt",
             "/etc/kubeedge/certs/server.crt",
             "/etc/rancher/k3s/registries.yaml",
-            "/etc/kubeedge/config/edgecore.yaml",
+            "/etc/kubeedge/config/50-forge.json",
             "/etc/rancher/k3s/config.yaml.d/50-forge.yaml",
         ];
         let mut turned: Vec<_> = order.iter().map(|p| (*p, 0o600)).collect();
         turned.reverse();
-        let sorted = files(&material(&turned)).unwrap();
+        let sorted = files(&material(&turned), None).unwrap();
         assert_eq!(sorted.iter().map(|(f, _)| &*f.path).collect::<Vec<_>>(), order);
     }
 
@@ -229,7 +259,31 @@ mod tests {
             &[("/etc/forge/x", 0o600), ("/etc/forge/x", 0o644)],
             &[("/etc/forge/x\ny", 0o600)],
         ] {
-            assert_eq!(files(&material(bad)).unwrap_err().code, Some(Code::GrantUnusable), "{bad:?}");
+            assert_eq!(files(&material(bad), None).unwrap_err().code, Some(Code::GrantUnusable), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_own_key_goes_where_its_certificate_is_and_no_other_does() {
+        let (own, other) = (CertificateKey::generate().unwrap(), CertificateKey::generate().unwrap());
+        let granted = |path: &str, key: &CertificateKey| Material {
+            items: vec![Item::OwnKey {
+                r#use: "edgecore".into(),
+                path: path.into(),
+                spki_sha256: key.spki_sha256(),
+                renew_after: crate::model::Epoch(0),
+            }],
+        };
+        let place = "/etc/kubeedge/certs/server.key";
+        let rendered = files(&granted(place, &own), Some(&own)).unwrap();
+        assert_eq!((rendered[0].0.path.as_str(), rendered[0].0.mode), (place, 0o600));
+        assert_eq!(*rendered[0].1, own.to_pem().as_bytes());
+        for refused in [
+            files(&granted(place, &other), Some(&own)),
+            files(&granted(place, &own), None),
+            files(&granted("/etc/shadow", &own), Some(&own)),
+        ] {
+            assert_eq!(refused.unwrap_err().code, Some(Code::GrantUnusable));
         }
     }
 }

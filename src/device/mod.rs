@@ -7,6 +7,7 @@
 //! | artefacts | the disk → how far the device is | [`artefact`], [`state`] |
 //! | bundle | carriers → the one bundle to go by | [`adopt`] |
 //! | identity | randomness → keys; a disk in other hardware → none | [`identity`] |
+//! | certificate | a key that stays here → a request that a cluster's authority signs | [`certificate`] |
 //! | calls | a request → an answer that the fleet signed for it | [`talk`] |
 //! | steps | state → the next one | [`advance`](mod@advance), [`fleet`] |
 //! | TPM | a challenge of the fleet → its answer | `attest` |
@@ -15,6 +16,7 @@
 //! | events | what happened → a queue for the fleet | [`event`] |
 //! | waits | why nothing can be done now → how long | [`pause`], [`run`](mod@run) |
 //! | box | the effects on a real machine | [`host`] |
+//! | configuration | an image's and a grant's → a service's one file | [`configuration`] |
 //! | program | arguments → the machine on that box | [`program`] |
 //! | view | what a person at the box is told | [`view`] |
 //!
@@ -26,6 +28,8 @@ pub mod advance;
 pub mod agent;
 pub mod artefact;
 mod attest;
+pub mod certificate;
+pub mod configuration;
 pub mod effects;
 pub mod event;
 pub mod fleet;

@@ -1,6 +1,7 @@
 //! The program `forge-device`: arguments in, the machine run over the real box, for ever.
 
 use super::agent::Device;
+use super::configuration;
 use super::host::machine::Machine;
 use super::run;
 use crate::error::Kind;
@@ -15,6 +16,7 @@ const HELP: &str = "\
 forge-device: joins this box to its fleet. Started by systemd; a person never has to.
 
 Usage: forge-device [--version | --help]
+       forge-device merge BASE PATCH TO    a unit's call: JSON of the image, and of the grant over it
 ";
 
 /// Held while the program runs: two would write over each other.
@@ -30,6 +32,12 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(None) => return refuse("forge-device runs already\n", Kind::Unexpected),
             Err(e) => return refuse(&format!("{LOCK}: {e}\n"), Kind::Unexpected),
         },
+        Some(["merge", base, patch, to]) => {
+            match configuration::merge(Path::new(base), Path::new(patch), Path::new(to)) {
+                Ok(()) => String::new(),
+                Err(e) => return refuse(&format!("{e:#}\n"), Kind::Unexpected),
+            }
+        }
         Some(["--version"]) => format!("forge-device {}\n", env!("CARGO_PKG_VERSION")),
         Some(["--help"]) => HELP.to_string(),
         _ => return refuse(HELP, Kind::Input),

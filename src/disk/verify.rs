@@ -7,6 +7,7 @@
 use super::gpt::{HEAD, Partition, PartitionType, TAIL};
 use super::image::DiskImage;
 use super::{fat, first_nonzero};
+use crate::boot::authenticode::{self, SignatureError};
 use crate::boot::pe::PeError;
 use crate::boot::uki::{PAYLOAD_HASH, ROOT_HASH, Uki};
 use crate::boot::verity::{self, RootHash, VerityError, VeritySpec};
@@ -26,6 +27,9 @@ pub type ExpectedFiles = BTreeMap<String, BTreeMap<TreePath, Digest>>;
 pub struct DiskReport {
     /// Each partition, in the order of the table.
     pub partitions: Vec<PartitionReport>,
+    /// Boot images of the ESP that are signed for Secure Boot, by path, with signatures that are of these images: whose key
+    /// made them is for others to say.
+    pub signed: Vec<(String, authenticode::Signature)>,
 }
 
 /// A partition that held.
@@ -114,6 +118,16 @@ pub enum DiskFault {
         /// What is wrong.
         source: PeError,
     },
+    /// A signature for Secure Boot that is of another image, or none.
+    #[error("partition `{partition}`: `{path}`")]
+    Signature {
+        /// The partition's label.
+        partition: String,
+        /// The file.
+        path: TreePath,
+        /// What is wrong.
+        source: SignatureError,
+    },
     /// A root hash that no pair of partitions belongs to.
     #[error("`{argument}={root_hash}` of `{path}` has no partitions of its own on the disk")]
     NoPartition {
@@ -144,7 +158,7 @@ pub enum DiskFault {
 pub fn verify(disk: &DiskImage, expected: &ExpectedFiles) -> Result<DiskReport, DiskFault> {
     gaps(disk)?;
     let mut shown: BTreeMap<Guid, Shown> = BTreeMap::new();
-    let mut named = vec![];
+    let (mut named, mut signed) = (vec![], vec![]);
     for partition in &disk.table().partitions {
         let kind = PartitionType::of(partition.type_guid);
         if matches!(kind, Some(PartitionType::Esp | PartitionType::Enroll)) {
@@ -152,6 +166,7 @@ pub fn verify(disk: &DiskImage, expected: &ExpectedFiles) -> Result<DiskReport, 
             let tree = fat_partition(disk, partition, expected.get(&partition.name).unwrap_or(&none))?;
             if kind == Some(PartitionType::Esp) {
                 named.extend(root_hashes(partition, &tree)?);
+                signed.extend(signatures(partition, &tree)?);
             }
             let files = tree.iter().filter(|(_, node)| !node.is_dir()).count();
             shown.insert(partition.guid, Shown::Files(files));
@@ -181,7 +196,25 @@ pub fn verify(disk: &DiskImage, expected: &ExpectedFiles) -> Result<DiskReport, 
         };
         Ok(PartitionReport { name, length: partition.length, shown })
     });
-    Ok(DiskReport { partitions: report.collect::<Result<_, _>>()? })
+    Ok(DiskReport { partitions: report.collect::<Result<_, _>>()?, signed })
+}
+
+/// The signatures of boot images, each of the image that it stands in.
+fn signatures(
+    partition: &Partition,
+    tree: &Tree,
+) -> Result<Vec<(String, authenticode::Signature)>, DiskFault> {
+    let mut signed = vec![];
+    for (path, _) in tree.iter().filter(|(path, _)| path.name().to_ascii_lowercase().ends_with(".efi")) {
+        let Some(content) = tree.file(path) else { continue };
+        let found = authenticode::open(content).map_err(|source| DiskFault::Signature {
+            partition: partition.name.clone(),
+            path: path.clone(),
+            source,
+        })?;
+        signed.extend(found.map(|signature| (path.to_string(), signature)));
+    }
+    Ok(signed)
 }
 
 fn gaps(disk: &DiskImage) -> Result<(), DiskFault> {

@@ -112,6 +112,9 @@ codes! {
     GrantUnusable = "E-GRANT-02", "The grant cannot be applied",
         "The grant asks for something that this image does not do.",
         "Install a newer image, or change what the fleet grants.";
+    CertificateRefused = "E-GRANT-03", "The fleet asks for no certificate",
+        "What the box wants a cluster to sign is missing, or is not for its own name alone. The fleet passes nothing of it on.",
+        "Tell the operator: profile and cluster of the box do not go together, or somebody else speaks for it.";
     DiskTrouble = "E-DISK-01", "The disk does not take writes",
         "The box cannot write to its state partition: it is full, read-only or broken.",
         "Restart the box. When it stays, the disk has to be replaced.";

@@ -5,7 +5,7 @@
 
 use crate::enroll::DeviceId;
 use crate::enroll::envelope::Nonce;
-use crate::model::Epoch;
+use crate::model::{Digest, Epoch};
 use crate::sign::dsse::{self, Envelope};
 use crate::sign::{PublicKey, Refused, Signer};
 use base64::Engine as _;
@@ -162,6 +162,17 @@ pub enum Item {
     Files {
         /// The files.
         files: Vec<File>,
+    },
+    /// The device's own key, which no fleet has: a certificate among the files is for it.
+    OwnKey {
+        /// What for: `edgecore`.
+        r#use: String,
+        /// Where it goes, as PEM.
+        path: String,
+        /// SHA-256 of its public half, as SubjectPublicKeyInfo: for another, the certificate would be of no use.
+        spki_sha256: Digest,
+        /// When the certificate is to be asked for anew, by the fleet's clock.
+        renew_after: Epoch,
     },
 }
 

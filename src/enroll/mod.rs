@@ -13,6 +13,7 @@
 //! | signed body | what travels in every request and answer | [`envelope`] |
 //! | claim | the device's request to be let in, with its evidence | [`claim`], [`evidence`] |
 //! | policy | who is let in without a person | [`policy`] |
+//! | request for a certificate | a key and a node's name, and nothing else | [`csr`] |
 //! | grant | what comes back, sealed to this device | [`grant`] |
 //! | offline request | claim and grant request in one, on a stick | [`offline`] |
 //! | code | what a person reads when it does not go on | [`code`] |
@@ -25,6 +26,7 @@ pub mod bootstrap;
 pub mod bundle;
 pub mod claim;
 pub mod code;
+pub mod csr;
 pub mod envelope;
 pub mod evidence;
 pub mod grant;

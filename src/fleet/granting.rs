@@ -5,20 +5,22 @@
 
 use crate::enroll::claim::{Ack, Csr, GrantRequest, State};
 use crate::enroll::code::Code;
+use crate::enroll::envelope::Nonce;
 use crate::enroll::grant::{Binding, File, Grant, Item, Material, SCHEMA, is_grantable};
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::audit;
 use crate::fleet::claim::Hearing;
-use crate::fleet::exchange::Refused;
+use crate::fleet::exchange::{Refused, Stop};
 use crate::fleet::record::Device;
+use crate::fleet::service::{Service, numbers};
 use crate::host::fs;
-use crate::model::Digest;
+use crate::model::{Digest, Epoch};
 use crate::sign::PrivateKey;
 use crate::sign::dsse::Envelope;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -30,23 +32,30 @@ const KEPT_S: i64 = 86_400;
 const MOST_MATERIAL: u64 = (MAX_BODY as u64) / 4;
 /// Files in a grant.
 const MOST_FILES: usize = 256;
+/// Certificates that a device asks for at once.
+const MOST_REQUESTS: usize = 4;
 
 /// Where the contents of grants come from: files that the operator put in place, a cluster that makes join tokens.
 pub trait GrantSource: Send + Sync {
-    /// What `device` gets, beside the certificates that it asks for in `csrs`. It may be asked again for the same device,
-    /// and what it gave first may never arrive.
+    /// What `device` gets at `now`, with the certificates that it asks for in `csrs`. It may be asked again for the same
+    /// device, and what it gave first may never arrive.
     ///
     /// # Errors
-    /// When it cannot be had now; the device asks again later.
-    fn material(&self, device: &Device, csrs: &[Csr]) -> anyhow::Result<Material>;
+    /// [`Unfit`] for what the device must not ask for; anything else when it cannot be had now: the device asks again later.
+    fn material(&self, device: &Device, csrs: &[Csr], now: Epoch) -> anyhow::Result<Material>;
 }
+
+/// What a request cannot be granted for: the device's fault, and no trouble of the fleet's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unfit(pub String);
 
 /// Several sources, one after the other.
 impl GrantSource for Vec<Box<dyn GrantSource>> {
-    fn material(&self, device: &Device, csrs: &[Csr]) -> anyhow::Result<Material> {
+    fn material(&self, device: &Device, csrs: &[Csr], now: Epoch) -> anyhow::Result<Material> {
         let mut all = Material::default();
         for source in self {
-            all.items.extend(source.material(device, csrs)?.items);
+            all.items.extend(source.material(device, csrs, now)?.items);
         }
         Ok(all)
     }
@@ -54,7 +63,7 @@ impl GrantSource for Vec<Box<dyn GrantSource>> {
 
 /// Nothing: a device that joins without material still gets its name and labels.
 impl GrantSource for () {
-    fn material(&self, _: &Device, _: &[Csr]) -> anyhow::Result<Material> {
+    fn material(&self, _: &Device, _: &[Csr], _: Epoch) -> anyhow::Result<Material> {
         Ok(Material::default())
     }
 }
@@ -68,7 +77,7 @@ pub struct Files {
 }
 
 impl GrantSource for Files {
-    fn material(&self, device: &Device, _: &[Csr]) -> anyhow::Result<Material> {
+    fn material(&self, device: &Device, _: &[Csr], _: Epoch) -> anyhow::Result<Material> {
         let mut places = vec![self.dir.join("all"), self.dir.join("profile").join(plain(&device.profile)?)];
         places.extend(device.node.as_deref().map(|name| self.dir.join("node").join(name)));
         places.push(self.dir.join("device").join(device.id.as_str()));
@@ -121,6 +130,45 @@ fn gather(dir: &Path, at: &Path, files: &mut Vec<File>, left: &mut u64) -> anyho
     Ok(())
 }
 
+impl Service {
+    /// What a grant would have in it. Outside of the transaction, for a source may ask a cluster; who is let in is looked
+    /// at again inside.
+    pub(super) fn material(
+        &self,
+        id: &DeviceId,
+        wanted: &GrantRequest,
+        now: Epoch,
+    ) -> Result<Material, Stop> {
+        numbers(&[wanted.have_generation])?;
+        if wanted.csrs.len() > MOST_REQUESTS {
+            return Err(
+                Refused::without_code(422, "more requests for certificates than a box has keys").into()
+            );
+        }
+        let known =
+            self.store().read(|c| Ok((Device::load(c, id)?, kept(c, id, &wanted.nonce, now)?.is_some())))?;
+        match known {
+            (Some(device), false) if matches!(device.state, State::Approved | State::Joined) => {
+                self.source.material(&device, &wanted.csrs, now).map_err(|e| match e.downcast::<Unfit>() {
+                    Ok(unfit) => Refused::new(422, Code::CertificateRefused, unfit.to_string()).into(),
+                    Err(trouble) => Stop::Trouble(trouble),
+                })
+            }
+            _ => Ok(Material::default()),
+        }
+    }
+}
+
+/// The envelope that answered `nonce` before, where it is kept: nothing new is to be made for its answer.
+fn kept(connection: &Connection, id: &DeviceId, nonce: &Nonce, now: Epoch) -> anyhow::Result<Option<String>> {
+    let mut query = connection.prepare_cached(
+        "SELECT envelope FROM granted WHERE device = ?1 AND nonce = ?2 AND issued > ?3 AND envelope IS NOT NULL \
+         ORDER BY generation DESC LIMIT 1",
+    )?;
+    let wanted = params![id.as_str(), nonce.as_str(), now.0 - KEPT_S];
+    Ok(query.query_row(wanted, |row| row.get(0)).optional()?)
+}
+
 impl Hearing<'_> {
     /// The grant that `device` asks for: the one that answered the same nonce, else a new one with `material`.
     ///
@@ -140,15 +188,7 @@ impl Hearing<'_> {
         if let Err(refused) = self.generation(&mut device, request.have_generation)? {
             return Ok(Err(refused));
         }
-        let kept: Option<String> = self
-            .connection
-            .prepare_cached(
-                "SELECT envelope FROM granted WHERE device = ?1 AND nonce = ?2 AND issued > ?3 AND envelope IS NOT NULL \
-                 ORDER BY generation DESC LIMIT 1",
-            )?
-            .query_row(params![id.as_str(), request.nonce.as_str(), self.now.0 - KEPT_S], |row| row.get(0))
-            .optional()?;
-        if let Some(kept) = kept {
+        if let Some(kept) = kept(self.connection, id, &request.nonce, self.now)? {
             return Ok(Ok(serde_json::from_str(&kept)?));
         }
         let generation = device.generation + 1;

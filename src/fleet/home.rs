@@ -11,13 +11,15 @@
 //!   tpm-roots/*.pem    authorities of makers whose TPMs are believed
 //!   settings.json      what is let in by itself; defaults where missing
 //!   grants/            files for devices, see [`crate::fleet::granting::Files`]
+//!   clusters.toml      clusters that devices join, see [`crate::fleet::cluster`]
 //!   fleet.db           SQLite, with its write-ahead log beside it
 //!   audit.jsonl        what happened, a line each
 //! ```
 
 use crate::enroll::bootstrap::Trust;
 use crate::enroll::issue::Description;
-use crate::fleet::granting::Files;
+use crate::fleet::cluster::Clusters;
+use crate::fleet::granting::{Files, GrantSource};
 use crate::fleet::makers::Makers;
 use crate::fleet::{Identity, Service, Settings, Store};
 use crate::host::fs;
@@ -205,9 +207,12 @@ impl Home {
             grant_key,
             nonce_secret: <[u8; 32]>::try_from(&secret[..]).context("reading nonce.key: not 32 bytes")?,
         };
-        let source = Box::new(Files { dir: self.path("grants") });
+        let files = Files { dir: self.path("grants") };
+        let clusters = Clusters::load(&self.dir, &identity.nonce_secret)?;
+        let source: Vec<Box<dyn GrantSource>> = vec![Box::new(files), Box::new(clusters)];
         let makers = Makers::load(&self.path("tpm-roots"))?;
-        Ok(Service::new(identity, self.settings()?, Arc::new(self.store()?), source)?.with_makers(makers))
+        Ok(Service::new(identity, self.settings()?, Arc::new(self.store()?), Box::new(source))?
+            .with_makers(makers))
     }
 
     /// The operator's token.
@@ -301,6 +306,9 @@ mod tests {
         home.set_roots(&[root.public_key().clone()]).unwrap();
         assert_eq!(home.service(1).unwrap().grant_keys(), public.grant_keys);
         assert!(home.service(2).is_err());
+        std::fs::write(path.join("clusters.toml"), "[[cluster]]\nname = \"farms\"\n").unwrap();
+        let unread = format!("{:#}", home.service(1).err().unwrap());
+        assert!(unread.contains("clusters.toml") && unread.contains("profiles"), "{unread}");
         assert!(home.token().unwrap().len() >= 43);
         for bad in ["", "a b", "a/b"] {
             assert!(Home::init(&dir.path().join("other"), bad, &[]).is_err(), "{bad:?}");

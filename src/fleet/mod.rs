@@ -6,6 +6,7 @@
 //! | exchange | the shapes of request, refusal, reply | [`exchange`] |
 //! | claims | a signed claim → where the device stands; first claim binds | [`claim`] |
 //! | grants | material → sealed, numbered, signed, kept a day | [`granting`] |
+//! | clusters | a device → what it joins its cluster with | [`cluster`] |
 //! | sticks | a request that came by hand → a grant that goes back so | [`offline`] |
 //! | store | work → a commit that is on the disk before anybody is answered | [`store`], [`record`] |
 //! | nonces, limits | stateless freshness; buckets by ticket | [`nonce`], [`limit`] |
@@ -22,6 +23,7 @@
 pub mod attest;
 pub mod audit;
 pub mod claim;
+pub mod cluster;
 pub mod exchange;
 pub mod granting;
 pub mod home;

@@ -11,7 +11,6 @@ use crate::enroll::claim::{
 };
 use crate::enroll::code::Code;
 use crate::enroll::envelope::{Context, Direction, Nonce, Sealed, Signers, seal};
-use crate::enroll::grant::Material;
 use crate::enroll::policy::Policy;
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::Store;
@@ -84,7 +83,7 @@ pub struct Service {
     pub(super) settings: Arc<Settings>,
     nonces: Nonces,
     store: Arc<Store>,
-    source: Box<dyn GrantSource>,
+    pub(super) source: Box<dyn GrantSource>,
     limiter: Limiter,
     bundles: Mutex<HashMap<Digest, Arc<Known>>>,
     grant_key: Arc<PrivateKey>,
@@ -439,7 +438,7 @@ impl Service {
 
     fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
         let (wanted, _) = self.of_device::<GrantRequest>(id, request, now)?;
-        let material = self.material(id, &wanted)?;
+        let material = self.material(id, &wanted, now)?;
         let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
         Ok(Next::Write(Box::new(move |connection| {
             let hearing = Hearing { connection, settings: &settings, now };
@@ -452,23 +451,11 @@ impl Service {
 
     /// The grant that a device asks for, which signed its request, and no call brought it.
     pub(super) fn give(&self, id: &DeviceId, wanted: GrantRequest, now: Epoch) -> Result<Envelope, Stop> {
-        let material = self.material(id, &wanted)?;
+        let material = self.material(id, &wanted, now)?;
         let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
         Ok(self.store.write(move |connection| {
             Hearing { connection, settings: &settings, now }.grant(&id, &wanted, &material, &signer)
         })??)
-    }
-
-    /// What a grant would have in it. Outside of the transaction, for a source may ask a cluster; who is let in is looked
-    /// at again inside.
-    fn material(&self, id: &DeviceId, wanted: &GrantRequest) -> Result<Material, Stop> {
-        numbers(&[wanted.have_generation])?;
-        Ok(match self.store.read(|c| Device::load(c, id))? {
-            Some(device) if matches!(device.state, State::Approved | State::Joined) => {
-                self.source.material(&device, &wanted.csrs)?
-            }
-            _ => Material::default(),
-        })
     }
 
     fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
@@ -564,7 +551,7 @@ fn line(text: &str, most: usize) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
 }
 
-fn numbers(numbers: &[u64]) -> Result<(), Refused> {
+pub(super) fn numbers(numbers: &[u64]) -> Result<(), Refused> {
     match numbers.iter().find(|n| **n > MOST) {
         Some(n) => Err(Refused::without_code(422, format!("the number {n} is beyond all counting"))),
         None => Ok(()),

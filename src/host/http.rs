@@ -185,6 +185,27 @@ impl Client {
         })
     }
 
+    /// Fetches `url`, of which nothing is known yet, into the empty `file`: its digest and length. A try that is cut begins
+    /// anew, so that halves of two versions never meet.
+    ///
+    /// # Errors
+    /// [`Kind::Fetch`] with URL and cause, also when there is more than `limit`; [`Kind::Interrupted`].
+    pub fn discover(
+        &self,
+        url: &str,
+        file: &mut File,
+        limit: u64,
+        progress: &dyn Fn(u64),
+        cancel: &Cancel,
+    ) -> anyhow::Result<(Digest, u64)> {
+        let mut sink = transfer::Unknown::new(file, limit, url, progress);
+        match file_url(url)? {
+            Some(path) => sink.copy_from(open(&path, url)?, cancel)?,
+            None => self.online(url)?.transfer(url, &mut sink, cancel)?,
+        }
+        sink.finish()
+    }
+
     fn download_once(
         &self,
         url: &str,

@@ -320,6 +320,17 @@ fn lock(path: &Path, name: &str) -> anyhow::Result<Inspected> {
         let path = format!("{}/{}/{}", file.product, file.version, file.file);
         found.files.push(ReleaseFile { path, size: file.size, digest: file.digest });
     }
+    for remote in &lock.remotes {
+        for file in &remote.files {
+            let path = format!("{}/{}", remote.source, file.path);
+            found.files.push(ReleaseFile { path, size: file.size, digest: file.digest });
+        }
+    }
+    for chart in &lock.charts {
+        found.fact(&chart.source, format!("{}, images by {}", chart.version, chart.images_from.join(", ")));
+        let path = format!("{}/{}", chart.source, chart.version);
+        found.files.push(ReleaseFile { path, size: chart.size, digest: chart.digest });
+    }
     for file in &lock.files {
         let (path, size, digest) = (file.path.clone(), file.size, file.digest);
         found.files.push(ReleaseFile { path, size, digest });

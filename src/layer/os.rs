@@ -76,6 +76,9 @@ pub(super) const ETC_UNITS: &str = "etc/systemd/system";
 /// Where units of packages and forge's are.
 pub(super) const UNITS: &str = "usr/lib/systemd/system";
 
+/// Where systemd looks for programs that make units; it calls those that can be executed.
+const GENERATORS: &str = "usr/lib/systemd/system-generators/";
+
 /// Turns the tree of configured packages into the layer.
 ///
 /// # Errors
@@ -103,7 +106,8 @@ pub fn finish(configured: Tree) -> anyhow::Result<Tree> {
         tree.insert(TreePath::parse(link)?, Node::symlink(*target))?;
     }
     for (file, text) in template::OS {
-        tree.insert(TreePath::parse(file)?, Node::text(*text, 0o644))?;
+        let mode = if file.starts_with(GENERATORS) { 0o755 } else { 0o644 };
+        tree.insert(TreePath::parse(file)?, Node::text(*text, mode))?;
     }
     for unit in MASKED {
         mask(&mut tree, unit)?;

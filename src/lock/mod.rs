@@ -5,6 +5,7 @@
 //! so that [`Lock::check`] tells staleness, and its reason, with no network. Mirrors are not part of it: a package is
 //! named by its path in the archive and its digest, and any mirror that has it will do.
 
+mod chart;
 pub mod resolve;
 pub mod text;
 
@@ -14,7 +15,9 @@ use crate::debian::archive::ListInfo;
 use crate::model::{Arch, Bytes, Digest, Epoch};
 use crate::source::oci::PinnedImage;
 use crate::source::release::{PinnedFile, Wanted};
+use crate::source::remote::{PinnedPart, PinnedRemote};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The version of the lock's format; older ones are read for ever.
 pub const SCHEMA: u32 = 1;
@@ -42,6 +45,12 @@ pub struct Lock {
     /// Files of upstream releases, sorted. A lock without any is written as before there were releases.
     #[serde(default, rename = "release", skip_serializing_if = "Vec::is_empty")]
     pub releases: Vec<PinnedFile>,
+    /// What the profile names by where it is, sorted by that.
+    #[serde(default, rename = "remote", skip_serializing_if = "Vec::is_empty")]
+    pub remotes: Vec<PinnedRemote>,
+    /// Helm charts, sorted.
+    #[serde(default, rename = "chart", skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<LockedChart>,
     /// Files beside the profile, sorted by path.
     #[serde(default, rename = "file")]
     pub files: Vec<LockedFile>,
@@ -115,6 +124,64 @@ pub struct LockedPackage {
     pub sets: Vec<String>,
 }
 
+/// A Helm chart, and the images that it was found to need.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedChart {
+    /// As the profile has it: `oci:…`, `https://…` or `file:…`.
+    pub source: String,
+    /// The architecture that its images are for.
+    pub arch: Arch,
+    /// Its version: what was asked for, else what it says itself.
+    pub version: String,
+    /// Digest of the values that it was read with; of nothing where the profile gives none.
+    pub values: Digest,
+    /// Where the package is fetched from, by digest: a URL, or `oci:REFERENCE`; empty for one beside the profile.
+    pub from: String,
+    /// Length of the package, a tar.gz.
+    pub size: Bytes,
+    /// Digest of the package.
+    pub digest: Digest,
+    /// Images that it was found to need and that a registry has, sorted.
+    pub images: Vec<String>,
+    /// How they were found: `annotations`, `values`, `templates`. Charts are not rendered.
+    pub images_from: Vec<String>,
+}
+
+/// What is asked of a chart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WantedChart {
+    /// As the profile has it.
+    pub source: String,
+    /// For which architecture.
+    pub arch: Arch,
+    /// Which version, where the profile says.
+    pub version: Option<String>,
+    /// The text of its values; empty where the profile gives none.
+    pub values: Vec<u8>,
+    /// The package, of a chart beside the profile.
+    pub package: Option<Vec<u8>>,
+    /// Full names of images that the profile makes itself: no registry is asked for them.
+    pub own: Vec<String>,
+}
+
+impl LockedChart {
+    /// As what is fetched of it.
+    pub fn remote(&self) -> PinnedRemote {
+        let (path, media_type) = (String::new(), String::new());
+        let file = PinnedPart { path, media_type, unpack: false, size: self.size, digest: self.digest };
+        PinnedRemote { source: self.from.clone(), files: vec![file] }
+    }
+
+    /// Whether it is what `wanted` asks for.
+    pub fn answers(&self, wanted: &WantedChart) -> bool {
+        (&self.source, self.arch, self.values) == (&wanted.source, wanted.arch, Digest::of(&wanted.values))
+            && wanted.version.as_ref().is_none_or(|v| *v == self.version)
+            && wanted.package.as_ref().is_none_or(|p| Digest::of(p) == self.digest)
+            && !self.images.iter().any(|image| wanted.own.contains(image))
+    }
+}
+
 /// A file of the user's that enters an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,6 +203,10 @@ pub struct Demand {
     pub images: Vec<(String, Arch)>,
     /// What is asked of upstream releases.
     pub releases: Vec<Wanted>,
+    /// Places of models and disks, as the profile has them.
+    pub remotes: Vec<String>,
+    /// What is asked of charts.
+    pub charts: Vec<WantedChart>,
     /// Files as they are now.
     pub files: Vec<LockedFile>,
 }
@@ -191,13 +262,14 @@ impl Lock {
                 ));
             }
         }
-        for (reference, arch) in &demand.images {
+        let images = self.images_of(demand);
+        for (reference, arch) in &images {
             if !self.images.iter().any(|i| &i.reference == reference && i.arch == *arch) {
                 reasons.push(format!("image {reference} for {arch} is not locked"));
             }
         }
         for image in &self.images {
-            if !demand.images.iter().any(|(r, a)| r == &image.reference && *a == image.arch) {
+            if !images.iter().any(|(r, a)| r == &image.reference && *a == image.arch) {
                 reasons.push(format!(
                     "image {} for {} is locked and no longer asked for",
                     image.reference, image.arch
@@ -217,6 +289,7 @@ impl Lock {
                 reasons.push(format!("{file} for {} is locked and no longer asked for", file.arch));
             }
         }
+        reasons.extend(self.check_remotes(demand));
         let files_only = reasons.is_empty();
         for file in &demand.files {
             match self.files.iter().find(|f| f.path == file.path) {
@@ -231,6 +304,35 @@ impl Lock {
             }
         }
         if reasons.is_empty() { Freshness::Fresh } else { Freshness::Stale { reasons, files_only } }
+    }
+
+    fn check_remotes(&self, demand: &Demand) -> Vec<String> {
+        let mut reasons = vec![];
+        for source in demand.remotes.iter().filter(|s| self.remote(s).is_none()) {
+            reasons.push(format!("{source} is not locked"));
+        }
+        for remote in self.remotes.iter().filter(|r| !demand.remotes.contains(&r.source)) {
+            reasons.push(format!("{} is locked and no longer asked for", remote.source));
+        }
+        for wanted in demand.charts.iter().filter(|w| !self.charts.iter().any(|c| c.answers(w))) {
+            reasons.push(format!("chart {} for {} is not locked as it is now", wanted.source, wanted.arch));
+        }
+        for chart in self.charts.iter().filter(|c| !demand.charts.iter().any(|w| c.answers(w))) {
+            reasons
+                .push(format!("chart {} for {} is locked as it is not asked for", chart.source, chart.arch));
+        }
+        reasons
+    }
+
+    /// The images that `demand` and the locked charts ask for.
+    fn images_of(&self, demand: &Demand) -> BTreeSet<(String, Arch)> {
+        let charts = self.charts.iter().flat_map(|c| c.images.iter().map(|image| (image.clone(), c.arch)));
+        demand.images.iter().cloned().chain(charts).collect()
+    }
+
+    /// What is locked of `source`.
+    pub fn remote(&self, source: &str) -> Option<&PinnedRemote> {
+        self.remotes.iter().find(|r| r.source == source)
     }
 
     /// The set `name` for `arch`.

@@ -1,5 +1,6 @@
 //! A demand → a lock: suites read and packages solved, each set for itself.
 
+use super::chart;
 use super::{Demand, Lock, LockedArchive, LockedPackage, PackageSet, SCHEMA, SetVariant};
 use crate::debian::archive::{self, Archive, ListInfo, ReleaseInfo};
 use crate::debian::packages::Package;
@@ -12,6 +13,7 @@ use crate::model::{Arch, Bytes, Epoch};
 use crate::source::blobs::Blobs;
 use crate::source::oci;
 use crate::source::release::{self, PinnedFile, Place, Wanted};
+use crate::source::remote;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,6 +69,8 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
         packages: vec![],
         images: vec![],
         releases: vec![],
+        remotes: vec![],
+        charts: vec![],
         files: demand.files.clone(),
     };
     let mut by_base: BTreeMap<(&str, Arch), Vec<&PackageSet>> = BTreeMap::new();
@@ -84,7 +88,11 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
         }
         lock.archives.extend(archive.releases.into_iter().map(|r| LockedArchive::of(base, r)));
     }
-    for (reference, arch) in &demand.images {
+    for wanted in &demand.charts {
+        env.cancel.check()?;
+        lock.charts.push(chart::resolve(wanted, keep, env)?);
+    }
+    for (reference, arch) in &lock.images_of(demand) {
         env.cancel.check()?;
         let kept =
             keep.and_then(|lock| lock.images.iter().find(|i| i.reference == *reference && i.arch == *arch));
@@ -100,6 +108,15 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
                 .with_context(|| format!("pinning image {reference} for {arch}"))?,
         };
         lock.images.push(pinned);
+    }
+    for source in &demand.remotes {
+        env.cancel.check()?;
+        let kept = keep.and_then(|lock| lock.remote(source)).cloned();
+        let pin = || {
+            remote::pin(source, env.client, env.blobs, env.cancel)
+                .with_context(|| format!("pinning {source}"))
+        };
+        lock.remotes.push(kept.map_or_else(pin, Ok)?);
     }
     for wanted in &demand.releases {
         env.cancel.check()?;

@@ -6,6 +6,7 @@ use crate::error::{self, Kind};
 use crate::model::Digest;
 use crate::source::oci::PinnedBlob;
 use crate::source::release::PinnedFile;
+use crate::source::remote::PinnedPart;
 use anyhow::{Context as _, anyhow, bail};
 use std::fmt::Write as _;
 
@@ -89,6 +90,36 @@ impl Lock {
                     quoted(&r.file),
                     r.size.0,
                     r.digest
+                )
+            });
+        }
+        if !self.remotes.is_empty() {
+            let part = |p: &PinnedPart| {
+                let PinnedPart { path, media_type, unpack, size, digest } = p;
+                let (path, media_type) = (quoted(path), quoted(media_type));
+                format!(
+                    "{{ path = {path}, media-type = {media_type}, unpack = {unpack}, size = {}, digest = \"{digest}\" }}",
+                    size.0
+                )
+            };
+            array(&mut out, "remote", &self.remotes, |r| {
+                let files: Vec<String> = r.files.iter().map(part).collect();
+                format!("source = {}, files = [{}]", quoted(&r.source), files.join(", "))
+            });
+        }
+        if !self.charts.is_empty() {
+            array(&mut out, "chart", &self.charts, |c| {
+                format!(
+                    "source = {}, arch = \"{}\", version = {}, values = \"{}\", from = {}, size = {}, digest = \"{}\", images = [{}], images-from = [{}]",
+                    quoted(&c.source),
+                    c.arch,
+                    quoted(&c.version),
+                    c.values,
+                    quoted(&c.from),
+                    c.size.0,
+                    c.digest,
+                    strings(&c.images),
+                    strings(&c.images_from)
                 )
             });
         }
@@ -178,6 +209,8 @@ impl Lock {
         self.images.sort_by(|a, b| (&a.reference, a.arch).cmp(&(&b.reference, b.arch)));
         self.releases.sort();
         self.releases.dedup();
+        self.remotes.sort_by(|a, b| a.source.cmp(&b.source));
+        self.charts.sort();
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
         self.files.dedup();
         Ok(())
@@ -267,6 +300,27 @@ mod tests {
                 size: Bytes(7),
                 digest: Digest::of("k3s"),
             }],
+            remotes: vec![PinnedRemote {
+                source: "https://models.example/shelf.onnx".into(),
+                files: vec![PinnedPart {
+                    path: "shelf.onnx".into(),
+                    media_type: String::new(),
+                    unpack: false,
+                    size: Bytes(7),
+                    digest: Digest::of("shelf"),
+                }],
+            }],
+            charts: vec![LockedChart {
+                source: "oci:registry.example/charts/broker".into(),
+                arch: Arch::Amd64,
+                version: "2.2.29".into(),
+                values: Digest::of(""),
+                from: "oci:registry.example/charts/broker:2.2.29".into(),
+                size: Bytes(7),
+                digest: Digest::of("chart"),
+                images: vec![],
+                images_from: vec!["values".into()],
+            }],
             files: vec![LockedFile {
                 path: "workloads/x.yaml".into(),
                 size: Bytes(3),
@@ -287,8 +341,10 @@ mod tests {
 
     #[test]
     fn a_lock_from_before_there_were_releases_is_read_and_kept() {
-        let lock = Lock { releases: vec![], ..sample() };
-        assert!(!lock.to_text().contains("\nrelease = ["));
+        let lock = Lock { releases: vec![], remotes: vec![], charts: vec![], ..sample() };
+        for later in ["release", "remote", "chart"] {
+            assert!(!lock.to_text().contains(&format!("\n{later} = [")));
+        }
         assert_eq!(Lock::from_text(&lock.to_text()).unwrap(), lock);
     }
 
@@ -320,6 +376,15 @@ mod tests {
             sets: lock.sets.clone(),
             images: vec![],
             releases: vec![asked("v1.34.2+k3s1")],
+            remotes: vec!["https://models.example/shelf.onnx".into()],
+            charts: vec![WantedChart {
+                source: "oci:registry.example/charts/broker".into(),
+                arch: Arch::Amd64,
+                version: Some("2.2.29".into()),
+                values: vec![],
+                package: None,
+                own: vec![],
+            }],
             files: lock.files.clone(),
         };
         assert_eq!(lock.check(&demand), Freshness::Fresh);
@@ -335,6 +400,17 @@ mod tests {
         let Freshness::Stale { reasons, .. } = lock.check(&demand) else { panic!() };
         assert_eq!(reasons[1], "k3s of k3s v1.35.0+k3s1 for amd64 is not locked");
         assert_eq!(reasons[2], "k3s of k3s v1.34.2+k3s1 for amd64 is locked and no longer asked for");
+        (demand.remotes, demand.charts[0].values) = (vec![], b"replicas: 2\n".to_vec());
+        let Freshness::Stale { reasons, .. } = lock.check(&demand) else { panic!() };
+        assert!(
+            reasons.iter().any(|r| r.starts_with("https://models.example/shelf.onnx is locked")),
+            "{reasons:?}"
+        );
+        assert!(
+            reasons
+                .iter()
+                .any(|r| r.starts_with("chart oci:registry.example/charts/broker for amd64 is not"))
+        );
     }
 
     #[test]

@@ -1,21 +1,18 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
-use super::distribution;
 use super::*;
-use crate::boot::{self, slot::Volume};
+use super::{distribution, fit};
+use crate::boot::slot::Volume;
 use crate::disk::format::Format;
-use crate::layer::kubernetes::{cluster, podman};
-use crate::layer::site;
-use crate::layer::workload::name::ImageName;
-use crate::layer::workload::{self, manifest};
-use crate::lock::{Demand, Lock, LockedFile, LockedPackage, PackageSet, SetVariant};
-use crate::model::Bytes;
+use crate::layer::kubernetes::podman;
+use crate::layer::workload::gitops::{Controller, Gitops};
+use crate::layer::workload::vm::{Forward, Machine};
+use crate::lock::{Lock, LockedFile, LockedPackage};
 use crate::oci::layer::Codec;
 use crate::profile::{
-    self, AgentKind, ArchProfile, Artifact, Base, DiskFormat, Distribution, EnrollMode, Origin, Profile,
+    self, AgentKind, ArchProfile, Artifact, DiskFormat, Distribution, EnrollMode, Origin, Profile,
 };
-use crate::tree::Content;
-use std::collections::BTreeSet;
+use crate::source::remote::PinnedPart;
 
 /// What a profile asks for and this forge does not build.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -34,6 +31,9 @@ pub enum PlanError {
     /// Manifests that the runtime would not take: file, line, and what would be right, a line each.
     #[error("{0}")]
     Manifests(String),
+    /// What asks for more than the machine has: who asks for how much, a line each.
+    #[error("{0}")]
+    Unfit(String),
     /// An agent that comes in its vendor's image.
     #[error("Palette's agent comes in Palette's own image, which forge does not build")]
     Palette,
@@ -46,16 +46,16 @@ pub enum PlanError {
 }
 
 /// The set of the operating system's packages.
-const OS_SET: &str = "os";
+pub(super) const OS_SET: &str = "os";
 
 /// The set of the one package that a pod's first process is from.
-const PAUSE_SET: &str = "pause";
+pub(super) const PAUSE_SET: &str = "pause";
 
-fn container_set(name: &str) -> String {
+pub(super) fn container_set(name: &str) -> String {
     format!("container/{name}")
 }
 
-fn not_built(key: &'static str, value: impl ToString, arch: Arch) -> PlanError {
+pub(super) fn not_built(key: &'static str, value: impl ToString, arch: Arch) -> PlanError {
     PlanError::NotBuilt { key, value: value.to_string(), arch }
 }
 
@@ -66,111 +66,6 @@ fn package(locked: &LockedPackage, request: &[String]) -> Package {
         digest: locked.digest,
         automatic: !request.contains(&locked.name),
     }
-}
-
-/// What must be locked before `profile` can be planned.
-///
-/// # Errors
-/// [`PlanError::NotBuilt`] for what no lock could help.
-pub fn demand(
-    profile: &Profile,
-    read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>,
-) -> Result<Demand, PlanError> {
-    let mut demand = Demand::default();
-    for (&arch, wanted) in &profile.arch {
-        let base = match &wanted.os.base {
-            base @ (Base::Debian(_) | Base::Ubuntu(_)) => base.to_string(),
-            other => return Err(not_built("os.base", other, arch)),
-        };
-        let set = |name: String, names: Vec<String>| {
-            let mut request = names;
-            request.sort();
-            request.dedup();
-            let variant = match name.as_str() {
-                OS_SET => SetVariant::Minbase,
-                PAUSE_SET => SetVariant::Custom,
-                _ => SetVariant::Apt,
-            };
-            PackageSet { name, arch, base: base.clone(), variant, request }
-        };
-        let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
-        os.extend(boot::implied_packages(arch, &os).into_iter().map(String::from).collect::<Vec<_>>());
-        if profile.enroll.mode != EnrollMode::None {
-            os.extend(site::enrolling_packages().iter().map(|p| p.to_string()));
-        }
-        match wanted.kubernetes.distribution {
-            Distribution::None => {}
-            Distribution::Podman => {
-                os.extend(podman::implied_packages().iter().map(|p| p.to_string()));
-                demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
-            }
-            Distribution::K3s | Distribution::Rke2 => {
-                os.extend(cluster::PACKAGES.iter().map(|p| p.to_string()));
-                demand.releases.extend(distribution::release(arch, wanted));
-            }
-        }
-        demand.sets.push(set(OS_SET.into(), os));
-        for container in &wanted.container {
-            demand.sets.push(set(
-                container_set(container.name.as_str()),
-                container.packages.iter().map(|p| p.as_str().to_string()).collect(),
-            ));
-        }
-        demand.images.extend(images(wanted, read)?.into_iter().map(|image| (image, arch)));
-    }
-    demand.files = profile
-        .files
-        .iter()
-        .map(|(path, f)| LockedFile { path: path.clone(), size: Bytes(f.size), digest: f.digest })
-        .collect();
-    Ok(demand)
-}
-
-/// The container images that the workloads of one architecture take from registries: those of their manifests less those
-/// that the profile makes itself. Manifests that the runtime would not take are refused here, before anything is fetched.
-fn images(
-    wanted: &ArchProfile,
-    read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>,
-) -> Result<BTreeSet<String>, PlanError> {
-    let mut workloads = vec![];
-    for workload in &wanted.workload {
-        let mut manifests = vec![];
-        for file in &workload.manifests {
-            let unread = |fault| PlanError::Manifests(format!("{}: {fault}", file.as_str()));
-            let bytes = read(file.as_str()).map_err(|e| unread(e.to_string()))?;
-            let parsed = manifest::parse(file.as_str(), &bytes)
-                .map_err(|faults| PlanError::Manifests(told(&faults)))?;
-            manifests.push((parsed, Content::from(bytes)));
-        }
-        workloads.push(workload::Workload {
-            name: workload.name.as_str().into(),
-            required: workload.required,
-            manifests,
-        });
-    }
-    let faults = match wanted.kubernetes.distribution {
-        Distribution::Podman => podman::check(&workloads),
-        _ => vec![],
-    };
-    if !faults.is_empty() {
-        return Err(PlanError::Manifests(told(&faults)));
-    }
-    let own: Vec<ImageName> = wanted
-        .container
-        .iter()
-        .filter_map(|c| c.name.as_str().parse::<ImageName>().ok())
-        .map(|n| n.local())
-        .collect();
-    let used = workloads.iter().flat_map(|w| &w.manifests).flat_map(|(m, _)| m.images());
-    Ok(used.filter(|u| !own.contains(&u.name.local())).map(|u| u.name.to_string()).collect())
-}
-
-fn told(faults: &[manifest::Fault]) -> String {
-    let line = |f: &manifest::Fault| match &f.hint {
-        Some(hint) => format!("{f} ({hint})"),
-        None => f.to_string(),
-    };
-    faults.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Composes the plan. `epoch` is SOURCE_DATE_EPOCH where that is set; else the lock's. `programs` are those of
@@ -252,13 +147,17 @@ impl Composer<'_> {
             let runtime = self.step(arch, "kubernetes", Recipe::Runtime(Runtime::Cluster(cluster)));
             layers.push((LayerName::Kubernetes, runtime));
         }
+        if let Some(edge) = distribution::kubeedge(self.profile, self.lock, arch, wanted)? {
+            let agent = self.step(arch, "agent", Recipe::Runtime(Runtime::Kubeedge(edge)));
+            layers.push((LayerName::Agent, agent));
+        }
         let site = self.site(arch, wanted, &os)?;
         layers.push((LayerName::Site, site));
 
         let mut target = Target::default();
         if wanted.artifacts.contains(&Artifact::Disk) {
             let root_layers = layers.iter().map(|(_, id)| id.clone()).collect();
-            self.disk(arch, wanted, &os, root_layers, payload.as_ref(), &mut target);
+            self.disk(arch, wanted, &os, root_layers, payload.as_ref(), &mut target)?;
         }
         if wanted.artifacts.contains(&Artifact::Oci) {
             layers.extend(payload.map(|p| (LayerName::Workloads, p)));
@@ -334,10 +233,11 @@ impl Composer<'_> {
     /// The part of the resolved profile that the root partition is made from. Workloads are left out: they change
     /// nightly, and must not rewrite the operating system.
     fn root_profile(&self, wanted: &ArchProfile) -> String {
-        let ArchProfile { board, agent, .. } = wanted;
+        let board = wanted.board;
         // Where packages and releases are from decides no byte.
         let os = profile::Os { mirror: None, ..wanted.os.clone() };
         let kubernetes = profile::Kubernetes { source: Origin::Release, ..wanted.kubernetes.clone() };
+        let agent = profile::Agent { source: Origin::Release, ..wanted.agent.clone() };
         let mut root = serde_json::json!({ "site": self.profile.site, "board": board, "os": os, "kubernetes": kubernetes, "agent": agent, "enroll": self.profile.enroll.in_image() });
         // A key that came later is there where it says something: what was built before keeps its bytes.
         if kubernetes.registries.is_empty()
@@ -349,7 +249,11 @@ impl Composer<'_> {
     }
 
     fn payload(&mut self, arch: Arch, wanted: &ArchProfile) -> Result<Option<StepId>, PlanError> {
-        if wanted.container.is_empty() && wanted.workload.is_empty() {
+        let gitops = self.gitops(wanted);
+        // EdgeCore's pods have no first process but the one that is carried.
+        let kubeedge = distribution::is_kubeedge(wanted);
+        let nothing = wanted.container.is_empty() && wanted.workload.is_empty() && gitops.is_none();
+        if nothing && !kubeedge {
             return Ok(None);
         }
         let mut containers = vec![];
@@ -369,28 +273,29 @@ impl Composer<'_> {
                     .collect(),
             });
         }
-        let mut workloads = vec![];
+        let (mut workloads, mut charts, mut models, mut guests) = (vec![], vec![], vec![], vec![]);
         for workload in &wanted.workload {
-            for (given, key) in [
-                (workload.helm.is_some(), "workload.helm"),
-                (workload.vm.is_some(), "workload.vm"),
-                (workload.model.is_some(), "workload.model"),
-            ] {
-                if given {
-                    return Err(not_built(key, workload.name.as_str(), arch));
-                }
-            }
+            guests.extend(self.guest(workload, distribution::product(wanted).is_some())?);
+            charts.extend(self.chart(arch, workload)?);
+            models.extend(self.model(workload)?);
             let manifest =
                 |path: &str| Ok((path.rsplit('/').next().unwrap_or(path).to_string(), self.locked(path)?));
             let manifests =
                 workload.manifests.iter().map(|m| manifest(m.as_str())).collect::<Result<_, PlanError>>()?;
-            workloads.push(Workload {
-                name: workload.name.as_str().into(),
-                required: workload.required,
-                manifests,
-            });
+            if !workload.manifests.is_empty() {
+                workloads.push(Workload {
+                    name: workload.name.as_str().into(),
+                    required: workload.required,
+                    manifests,
+                });
+            }
         }
-        let runner = if distribution::product(wanted).is_some() { Runner::Cluster } else { Runner::Podman };
+        fit::disk(wanted, self.lock, arch)?;
+        let runner = match distribution::product(wanted) {
+            Some(_) => Runner::Cluster,
+            None if kubeedge => Runner::Kubeedge,
+            None => Runner::Podman,
+        };
         let images = self.lock.images.iter().filter(|i| i.arch == arch).cloned().collect();
         let pause = self
             .lock
@@ -400,8 +305,114 @@ impl Composer<'_> {
         Ok(Some(self.step(
             arch,
             "payload",
-            Recipe::Payload(Payload { arch, runner, pause, containers, images, workloads }),
+            Recipe::Payload(Payload {
+                arch,
+                runner,
+                pause,
+                containers,
+                images,
+                workloads,
+                charts,
+                models,
+                guests,
+                gitops,
+            }),
         )))
+    }
+
+    fn gitops(&self, wanted: &ArchProfile) -> Option<Gitops> {
+        let controller = match wanted.gitops.kind {
+            profile::GitopsKind::None => return None,
+            profile::GitopsKind::Flux => Controller::Flux,
+            profile::GitopsKind::Argocd => Controller::Argocd,
+        };
+        Some(Gitops {
+            controller,
+            name: self.profile.name().to_string(),
+            url: wanted.gitops.url.as_ref()?.as_str().into(),
+            branch: wanted.gitops.branch.as_str().into(),
+            path: wanted.gitops.path.as_str().into(),
+            secret: wanted.gitops.secret.as_ref().map(|s| s.as_str().into()),
+        })
+    }
+
+    fn guest(&self, workload: &profile::Workload, on_cluster: bool) -> Result<Option<Guest>, PlanError> {
+        let Some(vm) = &workload.vm else { return Ok(None) };
+        let missing = || PlanError::NotLocked(vm.disk.to_string());
+        let disk = match &vm.disk {
+            Origin::Oci(reference) if on_cluster => GuestDisk::Image(reference.clone()),
+            Origin::File(path) => GuestDisk::File(self.locked(path)?),
+            origin => match &self.lock.remote(&origin.to_string()).ok_or_else(missing)?.files[..] {
+                [file] if !file.unpack => GuestDisk::File(file.digest),
+                files => {
+                    let why = format!("{origin} has {} files, not one that is a disk", files.len());
+                    return Err(PlanError::Unfit(why));
+                }
+            },
+        };
+        Ok(Some(Guest {
+            name: workload.name.as_str().into(),
+            required: workload.required,
+            disk,
+            memory: vm.memory.0.div_ceil(1 << 20),
+            cpus: vm.cpus.get(),
+            machine: match vm.machine {
+                profile::Machine::Modern => Machine::Modern,
+                profile::Machine::Legacy => Machine::Legacy,
+            },
+            ports: vm.ports.iter().map(|p| Forward { host: p.host, guest: p.guest, udp: p.udp }).collect(),
+            bridge: vm.bridge.as_ref().map(|b| b.as_str().into()),
+        }))
+    }
+
+    fn chart(&self, arch: Arch, workload: &profile::Workload) -> Result<Option<Chart>, PlanError> {
+        let Some(helm) = &workload.helm else { return Ok(None) };
+        let values = helm.values.as_ref().map(|file| self.locked(file.as_str())).transpose()?;
+        let source = helm.chart.to_string();
+        let wanted_values = values.unwrap_or_else(|| Digest::of(""));
+        let locked = self
+            .lock
+            .charts
+            .iter()
+            .find(|c| (&c.source, c.arch, c.values) == (&source, arch, wanted_values))
+            .ok_or_else(|| PlanError::NotLocked(format!("chart {source} for {arch}")))?;
+        Ok(Some(Chart {
+            name: workload.name.as_str().into(),
+            required: workload.required,
+            namespace: helm.namespace.as_str().into(),
+            package: locked.digest,
+            values,
+        }))
+    }
+
+    fn model(&self, workload: &profile::Workload) -> Result<Option<Model>, PlanError> {
+        let Some(model) = &workload.model else { return Ok(None) };
+        let missing = || PlanError::NotLocked(model.source.to_string());
+        let files = match &model.source {
+            Origin::File(path) => {
+                let dir = format!("{path}/");
+                let name = path.rsplit('/').next().unwrap_or(path);
+                let file = |f: &LockedFile| {
+                    let path = if f.path == *path { name } else { f.path.strip_prefix(&dir)? };
+                    Some(ModelFile { path: path.into(), archive: None, digest: f.digest })
+                };
+                self.lock.files.iter().filter_map(file).collect()
+            }
+            _ => {
+                let remote = self.lock.remote(&model.source.to_string()).ok_or_else(missing)?;
+                let file = |f: &PinnedPart| ModelFile {
+                    path: f.path.clone(),
+                    archive: f.unpack.then(|| f.media_type.clone()),
+                    digest: f.digest,
+                };
+                remote.files.iter().map(file).collect::<Vec<_>>()
+            }
+        };
+        if files.is_empty() {
+            return Err(missing());
+        }
+        let mount = format!("/{}", model.mount.tree());
+        Ok(Some(Model { name: workload.name.as_str().into(), required: workload.required, mount, files }))
     }
 
     fn disk(
@@ -412,7 +423,7 @@ impl Composer<'_> {
         layers: Vec<StepId>,
         payload: Option<&StepId>,
         target: &mut Target,
-    ) {
+    ) -> Result<(), PlanError> {
         let (name, version) = (self.profile.name().to_string(), self.version.clone());
         let initrd = self.step(arch, "initrd", Recipe::Initrd(Initrd { arch, os: os.clone() }));
         let root = self.step(arch, "root", Recipe::Filesystem(Filesystem { layers, label: "root".into() }));
@@ -434,6 +445,7 @@ impl Composer<'_> {
             version: version.clone(),
         };
         let uki = self.step(arch, "uki", Recipe::Uki(uki));
+        let (uki, secure_boot) = self.signed(arch, os, uki, target)?;
         for format in &wanted.disk_formats {
             let form = match format {
                 DiskFormat::Raw => DiskForm::Raw,
@@ -451,11 +463,38 @@ impl Composer<'_> {
                 root: root.clone(),
                 payload: payload.clone(),
                 form,
+                secure_boot,
             };
             let file = disk.file();
             let id = self.step(arch, &file, Recipe::Disk(disk));
             target.files.insert(file.clone(), (id, file));
         }
+        Ok(())
+    }
+
+    /// What starts the device, and what becomes of the keys that it is signed under; as it was, where it is not.
+    fn signed(
+        &mut self,
+        arch: Arch,
+        os: &StepId,
+        uki: StepId,
+        target: &mut Target,
+    ) -> Result<(StepId, Option<Enrol>), PlanError> {
+        let Some(keys) = self.profile.sign.as_ref().and_then(|sign| sign.secure_boot.as_ref()) else {
+            return Ok((uki, None));
+        };
+        let certificate = self.locked(keys.cert.as_str())?;
+        let enrol = match keys.enroll {
+            profile::SecureBootEnroll::Off => Enrol::Off,
+            profile::SecureBootEnroll::Manual => Enrol::Manual,
+            profile::SecureBootEnroll::IfSafe => Enrol::IfSafe,
+        };
+        let signed =
+            self.step(arch, "signed", Recipe::Signed(Signed { arch, os: os.clone(), uki, certificate }));
+        for file in ["PK.auth", "KEK.auth", "db.auth", "db.cer"] {
+            target.files.insert(format!("secure-boot/{file}"), (signed.clone(), file.into()));
+        }
+        Ok((signed, Some(enrol)))
     }
 
     /// The frames of a compressed image: each of the root and payload file systems and their trees.

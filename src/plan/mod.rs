@@ -4,10 +4,13 @@
 //! steps. Composed without touching clock, files, environment or network; equal profiles and locks give equal plans.
 
 mod compose;
+mod demand;
 mod distribution;
+mod fit;
 mod recipe;
 
-pub use compose::{PlanError, compose, demand};
+pub use compose::{PlanError, compose};
+pub use demand::{Beside, demand};
 pub use recipe::*;
 
 use crate::model::{Arch, Digest, Epoch, LayerName};

@@ -4,6 +4,8 @@ use super::StepId;
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::layer::kubernetes::cluster::{Role, Start};
+use crate::layer::workload::gitops::Gitops;
+use crate::layer::workload::vm::{Forward, Machine};
 use crate::model::{Arch, Digest, Epoch, SiteName};
 use crate::oci::layer::Codec;
 use crate::source::oci::PinnedImage;
@@ -32,6 +34,9 @@ pub enum Recipe {
     Filesystem(Filesystem),
     /// Kernel, initrd and the command line with the root hashes → `forge.efi`.
     Uki(Uki),
+    /// A kernel image and systemd-boot, signed for UEFI Secure Boot: `forge.efi`, [`LOADER`], `db.cer`, and `PK.auth`,
+    /// `KEK.auth`, `db.auth`.
+    Signed(Signed),
     /// One partition's content → the zstd frame `frame.zst` that a compressed disk image is put together from.
     Frame(Frame),
     /// Partitions → a disk image: `disk.` and the extension of its [form](DiskForm).
@@ -152,6 +157,8 @@ pub enum Runtime {
     },
     /// A distribution from its upstream release.
     Cluster(Cluster),
+    /// KubeEdge's EdgeCore from its upstream release.
+    Kubeedge(Edge),
 }
 
 /// A Kubernetes distribution from its upstream release.
@@ -182,6 +189,26 @@ pub struct Cluster {
     pub registries: BTreeMap<String, serde_json::Value>,
 }
 
+/// KubeEdge's EdgeCore from its upstream release.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Edge {
+    /// Its version.
+    pub version: String,
+    /// For which architecture.
+    pub arch: Arch,
+    /// What it waits for.
+    pub start: Start,
+    /// The release's archive with the program.
+    pub program: Digest,
+    /// The node's name, where no grant says another.
+    pub node_name: String,
+    /// The node's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The profile's own configuration, passed through.
+    pub config: BTreeMap<String, serde_json::Value>,
+}
+
 /// What runs the workloads of a payload, which decides its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -190,6 +217,8 @@ pub enum Runner {
     Podman,
     /// A Kubernetes distribution: an archive of images, and manifests to deploy.
     Cluster,
+    /// KubeEdge: an archive of images, the one of pods' first process among them.
+    Kubeedge,
 }
 
 impl Runner {
@@ -214,8 +243,95 @@ pub struct Payload {
     pub containers: Vec<Container>,
     /// Container images from registries, pinned.
     pub images: Vec<PinnedImage>,
-    /// Workloads in the order of the profile.
+    /// Workloads of manifests in the order of the profile.
     pub workloads: Vec<Workload>,
+    /// Helm charts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<Chart>,
+    /// Models and other large data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<Model>,
+    /// Virtual machines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<Guest>,
+    /// The repository that the cluster follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gitops: Option<Gitops>,
+}
+
+/// A virtual machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Guest {
+    /// The workload's name.
+    pub name: String,
+    /// Whether a boot is good only when it runs.
+    pub required: bool,
+    /// Its disk.
+    pub disk: GuestDisk,
+    /// MiB of memory.
+    pub memory: u64,
+    /// Processors.
+    pub cpus: u32,
+    /// What it is built like.
+    pub machine: Machine,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<Forward>,
+    /// A bridge that it is on instead.
+    pub bridge: Option<String>,
+}
+
+/// Where a guest's disk is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestDisk {
+    /// A file.
+    File(Digest),
+    /// A container image of one disk, by reference, as a cluster takes it.
+    Image(String),
+}
+
+/// A Helm chart that the distribution installs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Chart {
+    /// The workload's name.
+    pub name: String,
+    /// Whether a boot is good only when it is installed.
+    pub required: bool,
+    /// Where it is installed into.
+    pub namespace: String,
+    /// Its package.
+    pub package: Digest,
+    /// Its values, where the profile gives some.
+    pub values: Option<Digest>,
+}
+
+/// A model or other large data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Model {
+    /// The workload's name.
+    pub name: String,
+    /// Whether a boot without it is bad.
+    pub required: bool,
+    /// Where the host shows it.
+    pub mount: String,
+    /// Its files.
+    pub files: Vec<ModelFile>,
+}
+
+/// A file of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ModelFile {
+    /// Its path below the mount point.
+    pub path: String,
+    /// The media type of an archive whose files are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+    /// Its digest.
+    pub digest: Digest,
 }
 
 /// A container made from packages.
@@ -290,6 +406,37 @@ pub struct Uki {
     pub version: String,
 }
 
+/// systemd-boot, where it is signed.
+pub const LOADER: &str = "systemd-boot.efi";
+
+/// What starts a device, signed for UEFI Secure Boot.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Signed {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Where systemd-boot is from.
+    pub os: StepId,
+    /// The kernel image.
+    pub uki: StepId,
+    /// Digest of the certificate's file. The key is not part of a plan: with it come other signatures, under another
+    /// certificate.
+    pub certificate: Digest,
+}
+
+/// What systemd-boot does with the keys on the ESP, on a machine whose firmware has none (loader.conf(5),
+/// `secure-boot-enroll`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enrol {
+    /// Nothing.
+    Off,
+    /// Offers them in its menu.
+    Manual,
+    /// Takes them where that can cost nobody a machine: in a virtual one.
+    IfSafe,
+}
+
 /// One output of a step, compressed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -322,6 +469,9 @@ pub struct Disk {
     pub payload: Option<StepId>,
     /// As what it is written.
     pub form: DiskForm,
+    /// Where [`Disk::uki`] is signed: what becomes of the keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<Enrol>,
 }
 
 /// As what a disk is written.
@@ -371,13 +521,14 @@ impl Recipe {
     fn version(&self) -> u32 {
         match self {
             Recipe::Rootfs(_) => 3,
-            Recipe::Os(_) => 2,
+            Recipe::Os(_) => 3,
             Recipe::Site(_) => 2,
-            Recipe::Runtime(_) => 1,
+            Recipe::Runtime(_) => 2,
             Recipe::Payload(_) => 2,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,
             Recipe::Uki(_) => 2,
+            Recipe::Signed(_) => 1,
             Recipe::Frame(_) => 2,
             Recipe::Disk(_) => 2,
             Recipe::Blob(_) => 1,
@@ -395,6 +546,7 @@ impl Recipe {
             Recipe::Initrd(_) => "composing the initrd",
             Recipe::Filesystem(_) => "writing the file system and its verity tree",
             Recipe::Uki(_) => "joining kernel, initrd and command line",
+            Recipe::Signed(_) => "signing for Secure Boot",
             Recipe::Frame(_) | Recipe::Blob(_) => "compressing",
             Recipe::Disk(_) => "writing the disk image",
         }
@@ -409,6 +561,7 @@ impl Recipe {
             Recipe::Payload(payload) => payload.containers.iter().map(|c| &c.rootfs).collect(),
             Recipe::Filesystem(filesystem) => filesystem.layers.iter().collect(),
             Recipe::Uki(uki) => [&uki.os, &uki.initrd, &uki.root].into_iter().chain(&uki.payload).collect(),
+            Recipe::Signed(signed) => vec![&signed.os, &signed.uki],
             Recipe::Frame(frame) => vec![&frame.of],
             Recipe::Disk(disk) => [&disk.os, &disk.uki, &disk.root]
                 .into_iter()

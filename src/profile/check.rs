@@ -1,7 +1,9 @@
 //! What spans more than one key: what needs something, what excludes something, what would never work.
 
 mod cluster;
+mod kubeedge;
 mod palette;
+mod workload;
 
 use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
@@ -17,7 +19,8 @@ pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
     check.system();
     check.runtime();
     check.agent();
-    check.workloads();
+    check.workloads(arch);
+    check.gitops();
     check.enrollment();
     check.secrets();
 }
@@ -209,81 +212,9 @@ impl<'c> Check<'c, '_> {
         let place = self.place(&["agent", "kind"]);
         match self.word(&["agent", "kind"], "none") {
             "none" => self.pointless("agent", &["version", "source", "config"], "kind `none`", place),
-            "kubeedge" => self.needed("agent", &[("version", "\"v1.22.1\"")], "kind `kubeedge`", place),
+            "kubeedge" => self.kubeedge(place),
             "palette" => self.palette(place),
             _ => {}
-        }
-    }
-
-    fn workloads(&mut self) {
-        let kinds = ["manifests", "helm", "vm", "model"];
-        let distribution = self.word(&["kubernetes", "distribution"], "none");
-        // KubeEdge's edgecore runs Pods of its cluster without a distribution, but only what the cluster sends.
-        let unable: &[&str] = match distribution {
-            "none" => &["manifests", "helm"],
-            "podman" => &["helm"],
-            _ => &[],
-        };
-        for workload in self.root.items(&["workload"]) {
-            let has: Vec<&Node> = kinds.iter().filter_map(|kind| workload.at(&[kind])).collect();
-            let place = workload.at(&["name"]).unwrap_or(workload).place;
-            match has[..] {
-                [] if workload.table().is_some() => {
-                    let fault = Fault::new(
-                        place,
-                        "this workload has nothing to run",
-                        "add one of `manifests`, `helm`, `vm` and `model`",
-                    );
-                    self.fault(fault);
-                }
-                [first, second, ..] => {
-                    let fault = Fault::new(
-                        second.place,
-                        "a workload is one of `manifests`, `helm`, `vm` and `model`",
-                        "make two workloads",
-                    );
-                    self.fault(fault.related(first.place, "it is this already"));
-                }
-                _ => {}
-            }
-            if let Some(manifests) = workload.at(&["manifests"])
-                && manifests.list().is_some_and(<[Node]>::is_empty)
-            {
-                self.fault(Fault::new(
-                    manifests.place,
-                    "there is no manifest in the list",
-                    "name a YAML file",
-                ));
-            }
-            for kind in unable {
-                if let Some(node) = workload.at(&[kind]) {
-                    let fault = Fault::new(
-                        node.place,
-                        format!("distribution `{distribution}` cannot run `{kind}`"),
-                        format!(
-                            "set kubernetes.distribution to {}",
-                            if *kind == "helm" {
-                                "\"k3s\" or \"rke2\""
-                            } else {
-                                "\"podman\", \"k3s\" or \"rke2\""
-                            }
-                        ),
-                    );
-                    self.fault(fault);
-                }
-            }
-            for path in [&["helm", "chart"], &["vm", "disk"], &["model", "source"]] {
-                if let Some(node) = workload.at(path)
-                    && node.text() == Some("release")
-                {
-                    let fault = Fault::new(
-                        node.place,
-                        format!("`{}` has no upstream release", path.join(".")),
-                        "`https://…`, `file:PATH` or `oci:REFERENCE`",
-                    );
-                    self.fault(fault);
-                }
-            }
         }
     }
 

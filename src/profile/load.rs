@@ -286,7 +286,9 @@ fn wanted(root: &Node) -> BTreeSet<Arch> {
 
 impl From<Document> for ArchProfile {
     fn from(document: Document) -> ArchProfile {
-        let Document { mut image, mut os, kubernetes, agent, mut container, workload, .. } = document;
+        let Document {
+            mut image, mut os, kubernetes, hardware, agent, mut container, workload, gitops, ..
+        } = document;
         // Sets, though typed as lists: neither order nor repetition changes what is built.
         image.artifacts = set(image.artifacts);
         image.disk_formats = set(image.disk_formats);
@@ -301,9 +303,11 @@ impl From<Document> for ArchProfile {
             board: image.board,
             os,
             kubernetes,
+            hardware,
             agent,
             container,
             workload,
+            gitops,
         }
     }
 }

@@ -76,12 +76,16 @@ pub struct ArchProfile {
     pub os: Os,
     /// What runs the workloads.
     pub kubernetes: Kubernetes,
+    /// The smallest machine that all of it must fit.
+    pub hardware: Hardware,
     /// The edge agent.
     pub agent: Agent,
     /// Small OCI images made from the archive's packages.
     pub container: Vec<Container>,
     /// What the site runs.
     pub workload: Vec<Workload>,
+    /// The repository that the cluster follows.
+    pub gitops: Gitops,
 }
 
 /// A file that a profile embeds, as it was when the profile was read.
@@ -142,6 +146,7 @@ impl Profile {
         for arch in profile.arch.values_mut() {
             arch.os.mirror = None;
             arch.kubernetes.source = Origin::Release;
+            arch.agent.source = Origin::Release;
         }
 
         Digest::of(serde_json::to_vec(&profile).expect("a profile holds nothing that JSON cannot"))

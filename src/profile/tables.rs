@@ -18,12 +18,16 @@ table! {
         pub os: Os,
         /// What runs the workloads.
         pub kubernetes: Kubernetes,
+        /// The smallest machine that all of it must fit.
+        pub hardware: Hardware,
         /// The edge agent.
         pub agent: Agent,
         /// Small OCI images made from the archive's packages.
         pub container: Vec<Container> = vec![],
         /// What the site runs.
         pub workload: Vec<Workload> = vec![],
+        /// The repository that the cluster follows.
+        pub gitops: Gitops,
         /// The keys that sign.
         pub sign: Option<Sign> = None,
         /// Where the image is pushed to.
@@ -136,6 +140,18 @@ table! {
 }
 
 table! {
+    /// The smallest machine that all of it must fit: what is known to ask for more is refused before the build.
+    pub struct Hardware {
+        /// Its disk.
+        pub disk: Option<Bytes> = None,
+        /// Its memory.
+        pub memory: Option<Bytes> = None,
+        /// Its processors.
+        pub cpus: Option<Count<1, 1024>> = None,
+    }
+}
+
+table! {
     /// The edge agent.
     pub struct Agent {
         /// Which one.
@@ -176,6 +192,10 @@ table! {
         pub required: bool = false,
         /// Files of Kubernetes manifests.
         pub manifests: Vec<ManifestFile> = vec![],
+        /// Where objects of a kind that forge does not know name a container image.
+        pub image_paths: Vec<ImageField> = vec![],
+        /// Container images to carry that no manifest names, such as those that an operator starts.
+        pub images: Vec<ImageName> = vec![],
         /// A Helm chart.
         pub helm: Option<Helm> = None,
         /// A virtual machine.
@@ -186,14 +206,26 @@ table! {
 }
 
 table! {
+    /// A field that names a container image.
+    pub struct ImageField {
+        /// The objects' `kind`.
+        pub kind: ObjectKind,
+        /// The way to the field: `spec.image`, or `spec.brokers[].image` through the items of a list.
+        pub path: FieldPath,
+    }
+}
+
+table! {
     /// A Helm chart.
     pub struct Helm {
-        /// The chart: `oci:REFERENCE`, `https://…` or `file:PATH`.
+        /// The chart: `oci:REFERENCE`, `https://REPOSITORY/NAME`, or `file:PATH` of a directory or a package.
         pub chart: Origin,
-        /// Its version.
+        /// Its version; a repository's charts need one.
         pub version: Option<ChartVersion> = None,
         /// A file of values.
         pub values: Option<InputFile> = None,
+        /// The namespace that it is installed into, which is made.
+        pub namespace: Namespace = Namespace::default_one(),
     }
 }
 
@@ -206,6 +238,12 @@ table! {
         pub memory: Bytes,
         /// Its processors.
         pub cpus: Count<1, 256> = Count::least(),
+        /// What it is built like.
+        pub machine: Machine = Machine::Modern,
+        /// Ports of the host that lead to it, without a cluster.
+        pub ports: Vec<Forward> = vec![],
+        /// A bridge of the host's that it is on instead, as a machine of its own; without a cluster.
+        pub bridge: Option<InterfaceName> = None,
     }
 }
 
@@ -216,6 +254,22 @@ table! {
         pub source: Origin,
         /// Where it is seen on the device.
         pub mount: ImagePath,
+    }
+}
+
+table! {
+    /// The repository that the cluster follows, once it reaches it; its controllers are a workload that carries them.
+    pub struct Gitops {
+        /// Who follows it.
+        pub kind: GitopsKind = GitopsKind::None,
+        /// The repository.
+        pub url: Option<GitUrl> = None,
+        /// The branch.
+        pub branch: BranchName = BranchName::main(),
+        /// The directory in it.
+        pub path: RepositoryPath = RepositoryPath::root(),
+        /// Flux's secret with the repository's key, which comes with a grant as `flux-system.NAME`.
+        pub secret: Option<Namespace> = None,
     }
 }
 
@@ -232,10 +286,12 @@ table! {
 table! {
     /// The pair that signs for UEFI Secure Boot.
     pub struct SecureBoot {
-        /// The RSA private key.
-        pub key: KeyFile,
-        /// Its X.509 certificate.
-        pub cert: KeyFile,
+        /// The RSA private key: a path, `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        pub key: KeyPlace,
+        /// Its X.509 certificate, PEM or DER; `forge key generate --secure-boot` makes both.
+        pub cert: InputFile,
+        /// What the boot loader does with the keys on a machine whose firmware has none.
+        pub enroll: SecureBootEnroll = SecureBootEnroll::Manual,
     }
 }
 

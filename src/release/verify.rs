@@ -11,7 +11,7 @@ use crate::error::{self, Kind, Mark as _};
 use crate::host::{cancel::Cancel, fs};
 use crate::model::{Bytes, Digest};
 use crate::seal;
-use crate::sign::{PublicKey, dsse};
+use crate::sign::{PublicKey, dsse, rsa};
 use crate::tree::{Content, TreePath};
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
@@ -194,6 +194,14 @@ fn disk(
     };
     let image = DiskImage::open(content).with_context(in_disk).kind(Kind::Verify)?;
     let report = disk::verify(&image, expected).with_context(in_disk).kind(Kind::Verify)?;
+    for (path, signature) in &report.signed {
+        rsa::verify(&signature.certificate, &signature.message, &signature.signature)
+            .with_context(|| format!("checking the Secure Boot signature of {path} in {name}"))
+            .kind(Kind::Verify)?;
+        let (owner, digest) = (rsa::subject(&signature.certificate), Digest::of(&signature.certificate));
+        let owner = owner.unwrap_or_default();
+        tell(&format!("{name}: {path}"), format!("signed for Secure Boot by {owner}, certificate {digest}"));
+    }
     for partition in report.partitions {
         let how = match partition.shown {
             Shown::Files(count) => format!("{count} files"),

@@ -73,7 +73,7 @@ fn probe(tools: &ToolRoot, arch: Arch, variables: &Path, cancel: &Cancel) -> any
     let drive = |unit: u8, file: &Path, rest: &str| {
         format!("if=pflash,format=raw,unit={unit}{rest},file={}", file.display())
     };
-    let code = tools.file(qemu::firmware(arch).0)?;
+    let code = tools.file(qemu::firmware(arch, false).0)?;
     let machine = if arch == Arch::Amd64 { "q35" } else { "virt" };
     let call = tools
         .command(qemu::program(arch))?

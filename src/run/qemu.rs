@@ -84,6 +84,8 @@ pub struct RunSpec {
     pub wire: Option<PathBuf>,
     /// The control socket of a TPM that runs ([`super::tpm::Swtpm`]); none otherwise.
     pub tpm: Option<PathBuf>,
+    /// Whether the firmware refuses what no key of its variables signed, and keeps those from the system.
+    pub secure_boot: bool,
     /// How the processor is made.
     pub acceleration: Acceleration,
 }
@@ -99,11 +101,14 @@ pub fn program(arch: Arch) -> &'static str {
     }
 }
 
-/// Firmware and its empty variables below a root of tools: `(code, variables)`.
-pub fn firmware(arch: Arch) -> (&'static str, &'static str) {
-    match arch {
-        Arch::Amd64 => ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
-        Arch::Arm64 => ("usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
+/// Firmware and its empty variables below a root of tools: `(code, variables)`. With empty variables a firmware that knows
+/// Secure Boot is in setup mode: it takes the first keys that it is given.
+pub fn firmware(arch: Arch, secure_boot: bool) -> (&'static str, &'static str) {
+    match (arch, secure_boot) {
+        (Arch::Amd64, false) => ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
+        (Arch::Amd64, true) => ("usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
+        (Arch::Arm64, false) => ("usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
+        (Arch::Arm64, true) => ("usr/share/AAVMF/AAVMF_CODE.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
     }
 }
 
@@ -118,7 +123,17 @@ pub fn argv(spec: &RunSpec) -> Vec<OsString> {
         (Arch::Arm64, Acceleration::Kvm) => ("virt", "host"),
         (Arch::Arm64, Acceleration::Tcg) => ("virt", "max"),
     };
-    push(&["-machine", machine, "-cpu", processor]);
+    // The variables are written from system management mode alone, where the operating system does not get.
+    let protected = spec.secure_boot && spec.arch == Arch::Amd64;
+    push(&["-machine", if protected { "q35,smm=on" } else { machine }, "-cpu", processor]);
+    if protected {
+        push(&[
+            "-global",
+            "driver=cfi.pflash01,property=secure,value=on",
+            "-global",
+            "ICH9-LPC.disable_s3=1",
+        ]);
+    }
     push(&["-accel", if spec.acceleration == Acceleration::Kvm { "kvm" } else { "tcg,thread=multi" }]);
     push(&["-m", &spec.memory.to_string(), "-smp", &spec.cpus.to_string()]);
     argv.extend(["-L".into(), spec.data.clone().into_os_string()]);
@@ -223,6 +238,7 @@ mod tests {
             monitor: None,
             wire: None,
             tpm: None,
+            secure_boot: false,
             acceleration: Acceleration::Tcg,
         }
     }

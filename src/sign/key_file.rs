@@ -30,25 +30,9 @@ impl PrivateKey {
         pem: &str,
         passphrase: impl FnOnce() -> anyhow::Result<Secret>,
     ) -> anyhow::Result<PrivateKey> {
-        if pem.len() > MAX_PEM {
-            bail!("a private key of {} bytes", pem.len());
-        }
-        let pem = pem.trim();
-        if pem.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
-            let (_, der) = pkcs8::SecretDocument::from_pem(pem)
-                .map_err(|e| anyhow::anyhow!("reading an encrypted private key: {e}"))?;
-            let info = EncryptedPrivateKeyInfoRef::try_from(der.as_bytes())
-                .context("reading an encrypted private key")?;
-            let passphrase = passphrase()?;
-            let opened = info
-                .decrypt(passphrase.as_bytes())
-                .map_err(|_| anyhow::anyhow!("the passphrase does not open the private key"))?;
-            let key =
-                SigningKey::from_pkcs8_der(opened.as_bytes()).context("reading an ed25519 private key")?;
-            return PrivateKey::new(key);
-        }
+        let der = private_der(pem, passphrase)?;
         PrivateKey::new(
-            SigningKey::from_pkcs8_pem(pem).context("reading an ed25519 private key in PKCS#8 PEM")?,
+            SigningKey::from_pkcs8_der(&der).context("reading an ed25519 private key in PKCS#8 PEM")?,
         )
     }
 
@@ -57,28 +41,68 @@ impl PrivateKey {
     /// # Errors
     /// When the passphrase is empty, or the system has no randomness for the salt.
     pub fn to_pem(&self, passphrase: Option<&Secret>) -> anyhow::Result<Secret> {
-        let Some(passphrase) = passphrase else {
-            return self.key.to_pkcs8_pem(LineEnding::LF).context("encoding a private key");
-        };
-        if passphrase.is_empty() {
-            bail!("the passphrase is empty");
-        }
-        let (mut salt, mut iv) = ([0; 16], [0; 16]);
-        for random in [&mut salt, &mut iv] {
-            getrandom::fill(random).map_err(|e| anyhow::anyhow!("asking the system for randomness: {e}"))?;
-        }
-        let (log_n, r, p) = SCRYPT;
-        let cost = scrypt::Params::new(log_n, r, p).context("choosing scrypt's cost")?;
-        let scheme = pbes2::Parameters::generate_scrypt_aes256cbc(cost, &salt, iv)
-            .map_err(|e| anyhow::anyhow!("choosing an encryption: {e}"))?;
-        let plain = self.key.to_pkcs8_der().context("encoding a private key")?;
-        let info = pkcs8::PrivateKeyInfoRef::try_from(plain.as_bytes()).context("encoding a private key")?;
-        let sealed =
-            info.encrypt_with_params(scheme, passphrase.as_bytes()).context("encrypting a private key")?;
-        sealed
-            .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
-            .map_err(|e| anyhow::anyhow!("encoding a private key: {e}"))
+        let der = self.key.to_pkcs8_der().context("encoding a private key")?;
+        private_pem(der.as_bytes(), passphrase)
     }
+}
+
+/// The PKCS#8 key in a PEM; `passphrase` is asked only where it is encrypted.
+///
+/// # Errors
+/// As [`PrivateKey::from_pem`]; what kind of key it is is not looked at.
+pub fn private_der(
+    pem: &str,
+    passphrase: impl FnOnce() -> anyhow::Result<Secret>,
+) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    if pem.len() > MAX_PEM {
+        bail!("a private key of {} bytes", pem.len());
+    }
+    let pem = pem.trim();
+    let (label, der) = pkcs8::SecretDocument::from_pem(pem)
+        .map_err(|e| anyhow::anyhow!("reading a private key in PEM: {e}"))?;
+    match label {
+        "PRIVATE KEY" => Ok(Zeroizing::new(der.as_bytes().to_vec())),
+        "ENCRYPTED PRIVATE KEY" => {
+            let info = EncryptedPrivateKeyInfoRef::try_from(der.as_bytes())
+                .context("reading an encrypted private key")?;
+            let passphrase = passphrase()?;
+            let opened = info
+                .decrypt(passphrase.as_bytes())
+                .map_err(|_| anyhow::anyhow!("the passphrase does not open the private key"))?;
+            Ok(Zeroizing::new(opened.as_bytes().to_vec()))
+        }
+        other => bail!("this is a PEM of `{other}`, and no private key in PKCS#8"),
+    }
+}
+
+/// The PEM of a PKCS#8 key, encrypted where a passphrase is given.
+///
+/// # Errors
+/// As [`PrivateKey::to_pem`].
+pub fn private_pem(der: &[u8], passphrase: Option<&Secret>) -> anyhow::Result<Secret> {
+    let info = pkcs8::PrivateKeyInfoRef::try_from(der).context("encoding a private key")?;
+    let Some(passphrase) = passphrase else {
+        let plain = pkcs8::SecretDocument::encode_msg(&info).context("encoding a private key")?;
+        return plain
+            .to_pem("PRIVATE KEY", LineEnding::LF)
+            .map_err(|e| anyhow::anyhow!("encoding a private key: {e}"));
+    };
+    if passphrase.is_empty() {
+        bail!("the passphrase is empty");
+    }
+    let (mut salt, mut iv) = ([0; 16], [0; 16]);
+    for random in [&mut salt, &mut iv] {
+        getrandom::fill(random).map_err(|e| anyhow::anyhow!("asking the system for randomness: {e}"))?;
+    }
+    let (log_n, r, p) = SCRYPT;
+    let cost = scrypt::Params::new(log_n, r, p).context("choosing scrypt's cost")?;
+    let scheme = pbes2::Parameters::generate_scrypt_aes256cbc(cost, &salt, iv)
+        .map_err(|e| anyhow::anyhow!("choosing an encryption: {e}"))?;
+    let sealed =
+        info.encrypt_with_params(scheme, passphrase.as_bytes()).context("encrypting a private key")?;
+    sealed
+        .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
+        .map_err(|e| anyhow::anyhow!("encoding a private key: {e}"))
 }
 
 /// Where [`write_pair`] wrote.

@@ -91,6 +91,17 @@ impl KeyRef {
         Ok(Box::new(key))
     }
 
+    /// What a program that signs prints for `message`.
+    ///
+    /// # Errors
+    /// When it is no program, or the program fails.
+    pub fn signature(&self, message: &[u8]) -> anyhow::Result<String> {
+        match self {
+            KeyRef::Command(words) => run(words, "sign", message),
+            other => bail!("{other} is no program that signs"),
+        }
+    }
+
     /// The text that is there, a PEM or another secret; at most as much of it as a PEM may have.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Bytes in, signature out; and back: bytes and a signature in, the verified bytes out.
 //!
-//! Ed25519 (RFC 8032) alone: it is deterministic, so that the same bytes under the same key are the same signed release.
+//! Ed25519 (RFC 8032), and RSA where firmware asks for it (`rsa`): both are deterministic, so that the same bytes under the same key are the same signed release.
 //! Verification gives a [`Verified`] value or an error, never a bool, and nothing else can make a `Verified`. Imports no
 //! format: what the bytes are is the business of who asks. The envelopes around signatures are [`dsse`], `bundle` and
 //! `simple_signing`; the keys are [`key`], `key_file` and `key_ref`. `certificate` reads dates alone. A device has
@@ -16,6 +16,8 @@ pub mod key;
 pub mod key_file;
 #[cfg(feature = "cli")]
 pub mod key_ref;
+#[cfg(feature = "cli")]
+pub mod rsa;
 #[cfg(feature = "cli")]
 pub mod simple_signing;
 

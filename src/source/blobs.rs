@@ -160,6 +160,36 @@ impl Blobs {
         Ok(path)
     }
 
+    /// Fetches `url`, whose digest nobody has said yet, and keeps what comes under the digest that it turns out to have:
+    /// digest and length.
+    ///
+    /// # Errors
+    /// Those of [`Client::discover`], and of the file system.
+    pub fn discover(
+        &self,
+        client: &Client,
+        url: &str,
+        limit: u64,
+        cancel: &Cancel,
+    ) -> anyhow::Result<(Digest, u64)> {
+        let mut file = tempfile::NamedTempFile::new_in(self.root.join("sha256"))
+            .context("creating a file in the cache")?;
+        let (digest, length) = client.discover(url, file.as_file_mut(), limit, &|_| {}, cancel)?;
+        if self.get(digest)?.is_some() {
+            return Ok((digest, length));
+        }
+        let path = self.path(digest);
+        let renaming = || format!("renaming {} into the cache", path.display());
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(renaming)?;
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+        file.as_file().set_permissions(mode).with_context(renaming)?;
+        let file = file.persist(&path).with_context(renaming)?;
+        self.mark_seen(digest, &file);
+        Ok((digest, length))
+    }
+
     /// Opens `part` and locks it. The name may go to another file while we wait, so that is looked at afterwards.
     fn lock_part(&self, part: &Path, cancel: &Cancel) -> anyhow::Result<(FileLock, File)> {
         let opening = || format!("opening {}", part.display());

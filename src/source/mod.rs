@@ -3,3 +3,4 @@
 pub mod blobs;
 pub mod oci;
 pub mod release;
+pub mod remote;

@@ -1,8 +1,8 @@
-//! Releases of Kubernetes distributions: a product and a version in, files by digest out.
+//! Releases of Kubernetes distributions and agents: a product and a version in, files by digest out.
 //!
-//! The layout is upstream's: `BASE/VERSION/FILE`, with one file of SHA-256 sums an architecture. [`pin`] reads the sums,
-//! fetches what they name and holds it against them, so that what the lock says has been seen whole; [`fetch`] needs
-//! nothing but a place that has the same bytes. A place is an https URL or a `file:` URL of a directory, and either holds
+//! The layout is upstream's: `BASE/VERSION/FILE`, with one file of SHA-256 sums an architecture (k3s, RKE2) or one of a
+//! SHA-512 sum a file (KubeEdge). [`pin`] reads the sums, fetches what they name and holds it against them, so that what the
+//! lock says has been seen whole; [`fetch`] needs nothing but a place that has the same bytes. A place is an https URL or a `file:` URL of a directory, and either holds
 //! versions or is itself the directory of one; or it is an OCI artifact with the same files. Sums come the same way as
 //! what they sum up: they guard against a damaged place, the lock against one that changes later.
 
@@ -11,16 +11,21 @@ mod artifact;
 use crate::error::{self, Kind, Mark as _};
 use crate::host::cancel::Cancel;
 use crate::host::http::{Client, Expect};
+use crate::model::digest::hex;
 use crate::model::{Arch, Bytes, Digest};
 use crate::oci::Reference;
 use crate::source::blobs::Blobs;
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha512};
 use std::fmt;
 use std::path::Path;
 
 /// The largest file of sums, in bytes; RKE2's has 4 KiB.
 const MAX_SUMS: u64 = 1 << 20;
+/// The largest file that is known by a SHA-512 sum alone, in bytes: it is in memory until its own digest, by which the
+/// cache keeps it, is known. KubeEdge's archive has some 150 MiB.
+const MAX_FILE: u64 = 1 << 30;
 
 /// What is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,6 +35,8 @@ pub enum Product {
     K3s,
     /// RKE2.
     Rke2,
+    /// KubeEdge.
+    Kubeedge,
 }
 
 impl Product {
@@ -38,6 +45,7 @@ impl Product {
         match self {
             Product::K3s => "k3s",
             Product::Rke2 => "rke2",
+            Product::Kubeedge => "kubeedge",
         }
     }
 
@@ -46,29 +54,35 @@ impl Product {
         match self {
             Product::K3s => "https://github.com/k3s-io/k3s/releases/download",
             Product::Rke2 => "https://github.com/rancher/rke2/releases/download",
+            Product::Kubeedge => "https://github.com/kubeedge/kubeedge/releases/download",
         }
     }
 
-    /// The file with the program: of k3s the program itself, of RKE2 a tar.gz around it.
-    pub fn program(self, arch: Arch) -> String {
+    /// The file with the program: of k3s the program itself, of the others a tar.gz around it.
+    pub fn program(self, version: &str, arch: Arch) -> String {
         match (self, arch) {
             (Product::K3s, Arch::Amd64) => "k3s".into(),
             (Product::K3s, Arch::Arm64) => "k3s-arm64".into(),
             (Product::Rke2, _) => format!("rke2.linux-{arch}.tar.gz"),
+            (Product::Kubeedge, _) => format!("kubeedge-{version}-linux-{arch}.tar.gz"),
         }
     }
 
-    /// The archive of the container images that the distribution itself runs.
-    pub fn images(self, arch: Arch) -> String {
+    /// The archive of the container images that the product itself runs, where it is released with one.
+    pub fn images(self, arch: Arch) -> Option<String> {
         match self {
-            Product::K3s => format!("k3s-airgap-images-{arch}.tar.zst"),
-            Product::Rke2 => format!("rke2-images.linux-{arch}.tar.zst"),
+            Product::K3s => Some(format!("k3s-airgap-images-{arch}.tar.zst")),
+            Product::Rke2 => Some(format!("rke2-images.linux-{arch}.tar.zst")),
+            Product::Kubeedge => None,
         }
     }
 
-    /// The file of sums.
-    pub fn sums(self, arch: Arch) -> String {
-        format!("sha256sum-{arch}.txt")
+    /// The file that says what `file` should be: SHA-256 sums of all of an architecture's, of KubeEdge the one's SHA-512.
+    pub fn sums(self, file: &str, arch: Arch) -> String {
+        match self {
+            Product::K3s | Product::Rke2 => format!("sha256sum-{arch}.txt"),
+            Product::Kubeedge => format!("checksum_{file}.txt"),
+        }
     }
 }
 
@@ -108,6 +122,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    fn read_sums(&self, url: &str, client: &Client, cancel: &Cancel) -> anyhow::Result<Vec<u8>> {
+        let Wanted { product, version, arch, .. } = self;
+        let hint = format!("see that {product} {version} is there, and for {arch}");
+        client.get(url, MAX_SUMS, cancel).hint(hint)
+    }
+
     fn pinned(&self, file: &str, size: Bytes, digest: Digest) -> PinnedFile {
         let Wanted { product, version, arch, .. } = self;
         PinnedFile {
@@ -179,6 +199,9 @@ pub fn pin(
     cancel: &Cancel,
 ) -> anyhow::Result<Vec<PinnedFile>> {
     match place {
+        Place::Url(place) if wanted.product == Product::Kubeedge => {
+            pin_each(wanted, place, client, blobs, cancel)
+        }
         Place::Url(place) => pin_by_sums(wanted, place, client, blobs, cancel),
         Place::Artifact(reference) => artifact::pin(wanted, reference, client, blobs, cancel),
     }
@@ -191,10 +214,8 @@ fn pin_by_sums(
     blobs: &Blobs,
     cancel: &Cancel,
 ) -> anyhow::Result<Vec<PinnedFile>> {
-    let sums_url = url(place, &wanted.version, &wanted.product.sums(wanted.arch));
-    let bytes = client
-        .get(&sums_url, MAX_SUMS, cancel)
-        .hint(format!("see that {} {} is there, and for {}", wanted.product, wanted.version, wanted.arch))?;
+    let sums_url = url(place, &wanted.version, &wanted.product.sums("", wanted.arch));
+    let bytes = wanted.read_sums(&sums_url, client, cancel)?;
     let sums = Sums::parse(&bytes).with_context(|| format!("reading {sums_url}")).kind(Kind::Verify)?;
     let pinned = |file: &String| {
         let digest = sums.get(file).with_context(|| format!("reading {sums_url}")).kind(Kind::Verify)?;
@@ -205,9 +226,41 @@ fn pin_by_sums(
     wanted.files.iter().map(pinned).collect()
 }
 
+/// Files that each have a SHA-512 sum beside them.
+fn pin_each(
+    wanted: &Wanted,
+    place: &str,
+    client: &Client,
+    blobs: &Blobs,
+    cancel: &Cancel,
+) -> anyhow::Result<Vec<PinnedFile>> {
+    let pinned = |file: &String| {
+        let sums_url = url(place, &wanted.version, &wanted.product.sums(file, wanted.arch));
+        let sums = wanted.read_sums(&sums_url, client, cancel)?;
+        let right = sha512(&sums).with_context(|| format!("reading {sums_url}")).kind(Kind::Verify)?;
+        let from = url(place, &wanted.version, file);
+        let bytes = client.get(&from, MAX_FILE, cancel)?;
+        let found = hex(&Sha512::digest(&bytes));
+        if found != right {
+            let why = anyhow!("{from} has the SHA-512 {found}, and should have {right}");
+            return Err(error::of(Kind::Verify, why));
+        }
+        Ok(wanted.pinned(file, Bytes(bytes.len() as u64), blobs.insert_bytes(&bytes)?))
+    };
+    wanted.files.iter().map(pinned).collect()
+}
+
 fn length(path: &Path) -> anyhow::Result<Bytes> {
     let found = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
     Ok(Bytes(found.len()))
+}
+
+/// The sum in a file that has nothing else; perhaps with a name behind it, as `sha512sum` writes it.
+fn sha512(bytes: &[u8]) -> anyhow::Result<String> {
+    let text = std::str::from_utf8(bytes).context("it is no text")?;
+    let sum = text.split_ascii_whitespace().next().unwrap_or_default();
+    let is_sum = sum.len() == 128 && sum.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_sum { Ok(sum.to_ascii_lowercase()) } else { Err(anyhow!("it has no SHA-512 sum")) }
 }
 
 /// Brings a pinned file into the cache, from `place`, when it is not here.

@@ -52,7 +52,7 @@ impl Power<'_> {
     /// When the emulator or its firmware is missing, or does not start.
     pub fn on(&self) -> anyhow::Result<Machine> {
         let Trial { tools, arch, acceleration, .. } = *self.trial;
-        let (code, empty) = qemu::firmware(arch);
+        let (code, empty) = qemu::firmware(arch, false);
         let [console, variables, monitor] =
             ["console", "vars", "qmp"].map(|name| self.disk.with_extension(name));
         if !variables.exists() {
@@ -93,6 +93,7 @@ impl Power<'_> {
             monitor: Some(monitor.clone()),
             wire: wire.as_ref().map(|wire| wire.socket().to_path_buf()),
             tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
+            secure_boot: false,
             acceleration,
         };
         let program = qemu::program(arch);

@@ -105,3 +105,60 @@ fn a_table_that_sfdisk_wrote_is_read() {
     assert_eq!(&names[..2], ["p1", "p3"]);
     assert!(names.contains(&"small") && names.contains(&"rest"), "{names:?}");
 }
+
+/// Programs that other people sign with take forge's signature on a real boot loader, and see a changed byte.
+#[test]
+fn sbverify_takes_a_signed_boot_loader_and_no_changed_one() {
+    let Some(shared) = crate::fixture::shared() else { return };
+    let (Some(sbverify), Some(mcopy)) = (support::tool("sbverify"), support::tool("mcopy")) else { return };
+    let scratch = shared.scratch();
+    let dir = scratch.path();
+    let raw = dir.join("disk.raw");
+    forge::run::disk::unpack(&shared.disk(), &raw, 0).unwrap();
+    let disk =
+        forge::disk::DiskImage::open(Content::of_file(Arc::new(File::open(&raw).unwrap())).unwrap()).unwrap();
+    let esp = disk.table().partitions.iter().find(|p| p.type_guid == PartitionType::Esp.guid()).unwrap();
+    let esp = format!("{}@@{}", raw.display(), esp.offset);
+    let loader = dir.join("loader.efi");
+    crate::fixture::ok(Command::new(mcopy).args(["-i", &esp, "::EFI/BOOT/BOOTX64.EFI"]).arg(&loader));
+    let key = dir.join("boot.key");
+    let mut generate = crate::fixture::forge(&dir.join("cache"));
+    crate::fixture::ok(generate.args(["key", "generate", "--secure-boot", "--no-passphrase"]).arg(&key));
+
+    let certificate = key.with_extension("crt");
+    let none = || -> anyhow::Result<forge::sign::key_file::Secret> { anyhow::bail!("it is not encrypted") };
+    let signer = forge::sign::rsa::BootSigner::open(
+        &forge::sign::KeyRef::File(key.clone()),
+        &std::fs::read(&certificate).unwrap(),
+        none,
+    )
+    .unwrap();
+    let image = Content::of_file(Arc::new(File::open(&loader).unwrap())).unwrap();
+    let prepared = forge::boot::authenticode::prepare(image, signer.certificate()).unwrap();
+    let signed = dir.join("signed.efi");
+    let out = File::options().read(true).write(true).create_new(true).open(&signed).unwrap();
+    prepared.write(&signer.sign(prepared.message()).unwrap(), &out).unwrap();
+    let verify = |image: &Path| {
+        let mut verify = Command::new(&sbverify);
+        verify.arg("--cert").arg(&certificate).arg(image).output().unwrap()
+    };
+    assert!(verify(&signed).status.success(), "{}", String::from_utf8_lossy(&verify(&signed).stderr));
+    // Our own reading of it, and of what sbsign makes of the same image.
+    let open = |path: &Path| {
+        forge::boot::authenticode::open(&Content::of_file(Arc::new(File::open(path).unwrap())).unwrap())
+    };
+    let found = open(&signed).unwrap().unwrap();
+    forge::sign::rsa::verify(&found.certificate, &found.message, &found.signature).unwrap();
+    if let Some(sbsign) = support::tool("sbsign") {
+        let theirs = dir.join("theirs.efi");
+        let mut sign = Command::new(sbsign);
+        sign.arg("--key").arg(&key).arg("--cert").arg(&certificate).arg("--output").arg(&theirs).arg(&loader);
+        crate::fixture::ok(&mut sign);
+        let theirs = open(&theirs).unwrap().unwrap();
+        assert_eq!(theirs.certificate, found.certificate);
+        forge::sign::rsa::verify(&theirs.certificate, &theirs.message, &theirs.signature).unwrap();
+    }
+    out.write_all_at(&[0xff], 0x2000).unwrap();
+    assert!(!verify(&signed).status.success());
+    assert!(open(&signed).is_err());
+}

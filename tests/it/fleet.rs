@@ -1,6 +1,7 @@
 //! The fleet's endpoint against simulated boxes: who gets in, who does not, and what a crash at any commit leaves.
 
 pub mod boxes;
+mod clusters;
 mod page;
 mod serve;
 mod tpms;
@@ -11,7 +12,9 @@ use forge::enroll::bootstrap::Mode;
 use forge::enroll::claim::{MAX_EVENTS, State, path};
 use forge::enroll::code::Code;
 use forge::enroll::evidence::Facts;
-use forge::fleet::{Device, Identity, Request, Response, Service, Settings, Store, audit, operator};
+use forge::fleet::{
+    Device, GrantSource, Identity, Request, Response, Service, Settings, Store, audit, operator,
+};
 use forge::model::Epoch;
 use forge::sign::PrivateKey;
 use std::collections::BTreeSet;
@@ -24,13 +27,22 @@ struct End {
 }
 
 fn service(fleet: &Fleet, store: Arc<Store>, settings: Settings) -> Service {
+    service_with(fleet, store, settings, std::boxed::Box::new(()))
+}
+
+fn service_with(
+    fleet: &Fleet,
+    store: Arc<Store>,
+    settings: Settings,
+    source: std::boxed::Box<dyn GrantSource>,
+) -> Service {
     let identity = Identity {
         fleet: "shops".into(),
         trust: fleet.trust(),
         grant_key: PrivateKey::from_seed(&fleet.grant_key.to_seed()).unwrap(),
         nonce_secret: [9; 32],
     };
-    Service::new(identity, settings, store, std::boxed::Box::new(())).unwrap()
+    Service::new(identity, settings, store, source).unwrap()
 }
 
 impl End {

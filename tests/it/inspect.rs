@@ -291,6 +291,8 @@ fn lock(version: &str) -> String {
         packages: vec![package],
         images: vec![],
         releases: vec![],
+        remotes: vec![],
+        charts: vec![],
         files: vec![],
     };
     lock.to_text()

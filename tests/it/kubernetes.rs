@@ -14,6 +14,7 @@ use forge::source::blobs::Blobs;
 use forge::source::release::{self, Place, Product, Wanted};
 use forge::tree::{Content, NodeKind, Tree};
 use serde_json::json;
+use sha2::{Digest as _, Sha512};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -34,7 +35,7 @@ fn spec(product: Product, version: &str, role: Role, arch: Arch) -> Spec {
         role,
         start: if server { Start::Boot } else { Start::Granted },
         program: content("program"),
-        images: Some((product.images(arch), content("images"))),
+        images: product.images(arch).map(|file| (file, content("images"))),
         node_name: "store-042".into(),
         labels: BTreeMap::from([("region".into(), "eu-west".into()), ("tier".into(), "retail".into())]),
         config: match server {
@@ -49,7 +50,7 @@ fn spec(product: Product, version: &str, role: Role, arch: Arch) -> Spec {
 }
 
 /// A line an entry; below it, indented, what is in files that the specification decides.
-fn listing(tree: &Tree) -> String {
+pub fn listing(tree: &Tree) -> String {
     let mut text = String::new();
     for (path, node) in tree.iter() {
         let (path, mode) = (path.as_str(), node.mode);
@@ -280,7 +281,7 @@ fn the_boot_is_good_when_this_node_and_the_required_objects_are_ready() {
 }
 
 /// Serves a directory until the process ends.
-fn serve(dir: &Path) -> String {
+pub(crate) fn serve(dir: &Path) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let dir = dir.to_path_buf();
@@ -306,29 +307,51 @@ fn answer(mut stream: TcpStream, dir: &Path) -> Option<()> {
 }
 
 /// A release in upstream's layout, of stand-ins: the images are a tar of nothing.
-fn stand_in(dir: &Path, product: Product, version: &str, program: &[u8]) {
+pub fn stand_in(dir: &Path, product: Product, version: &str, arch: Arch, program: &[u8]) {
     let dir = dir.join(version);
     std::fs::create_dir_all(&dir).unwrap();
     let mut sums = String::new();
-    for (file, bytes) in [(product.program(Arch::Amd64), program), (product.images(Arch::Amd64), &[0; 1024])]
-    {
+    let mut files = vec![(product.program(version, arch), program)];
+    files.extend(product.images(arch).map(|file| (file, &[0; 1024][..])));
+    for (file, bytes) in files {
         std::fs::write(dir.join(&file), bytes).unwrap();
-        let _ = writeln!(sums, "{}  {file}", Digest::of(bytes).hex());
+        match product {
+            Product::Kubeedge => {
+                let sum = format!("{}\n", forge::model::digest::hex(&Sha512::digest(bytes)));
+                std::fs::write(dir.join(product.sums(&file, arch)), sum).unwrap();
+            }
+            _ => drop(writeln!(sums, "{}  {file}", Digest::of(bytes).hex())),
+        }
     }
-    std::fs::write(dir.join(product.sums(Arch::Amd64)), sums).unwrap();
+    if !sums.is_empty() {
+        std::fs::write(dir.join(product.sums("", arch)), sums).unwrap();
+    }
+}
+
+/// A tar.gz with a program at `path` in it.
+pub fn archive(path: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(path);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "#!/bin/sh\nexec sleep infinity\n").unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--gzip", "--to-stdout", "--directory"]).arg(dir.path()).arg(".");
+    tar.output().unwrap().stdout
 }
 
 /// A worked profile, built without a disk by the real program, with a cache of its own.
-struct Bench {
-    scratch: tempfile::TempDir,
+pub struct Bench {
+    pub scratch: tempfile::TempDir,
     cache: PathBuf,
-    profile: PathBuf,
-    place: PathBuf,
-    source: String,
+    pub profile: PathBuf,
+    pub place: PathBuf,
+    pub source: String,
+    /// The table of the profile whose `source` is replaced.
+    table: &'static str,
 }
 
 impl Bench {
-    fn new(name: &str) -> Option<Bench> {
+    pub fn new(name: &str, table: &'static str) -> Option<Bench> {
         let shared = fixture::shared()?;
         let scratch = shared.scratch();
         let place = scratch.path().join("release");
@@ -339,35 +362,36 @@ impl Bench {
             source: serve(&place),
             place,
             scratch,
+            table,
         })
     }
-    fn run(&self, arguments: &[&str], source: &str) -> Command {
+    pub fn run(&self, arguments: &[&str], source: &str) -> Command {
         let mut command = forge(&self.cache);
         command.args(arguments).arg(&self.profile).args(["--set", "image.artifacts=[\"oci\"]"]);
-        command.arg("--set").arg(format!("kubernetes.source=\"{source}\""));
+        command.arg("--set").arg(format!("{}.source=\"{source}\"", self.table));
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         command
     }
     /// The files of the image, by digest.
-    fn build(&self, out: &str, more: &[&str], source: &str) -> BTreeMap<String, String> {
+    pub fn build(&self, out: &str, more: &[&str], source: &str) -> BTreeMap<String, String> {
         let mut command = self.run(&["--json", "build"], source);
         let told = ok(command.args(more).arg("--out").arg(self.scratch.path().join(out)));
         let release = events(&told, "release")[0]["dir"].as_str().unwrap().to_string();
         fixture::digests(&Path::new(&release).join("oci"))
     }
-    fn lock(&self) -> String {
+    pub fn lock(&self) -> String {
         std::fs::read_to_string(self.profile.with_extension("toml.lock")).unwrap_or_default()
     }
 }
 
 #[test]
 fn the_shops_profile_is_built_from_a_server_with_upstreams_layout() {
-    let Some(bench) = Bench::new("retail-k3s.toml") else { return };
+    let Some(bench) = Bench::new("retail-k3s.toml", "kubernetes") else { return };
     const VERSION: &str = "v1.34.2+k3s1";
-    stand_in(&bench.place, Product::K3s, VERSION, b"#!/bin/sh\nexec sleep infinity\n");
+    stand_in(&bench.place, Product::K3s, VERSION, Arch::Amd64, b"#!/bin/sh\nexec sleep infinity\n");
 
     // What the sums do not say is not taken; what is not there is named.
-    let images = bench.place.join(VERSION).join(Product::K3s.images(Arch::Amd64));
+    let images = bench.place.join(VERSION).join(Product::K3s.images(Arch::Amd64).unwrap());
     std::fs::write(&images, [1; 1024]).unwrap();
     let said = refused(&mut bench.run(&["lock"], &bench.source), 4);
     assert!(said.contains("k3s-airgap-images-amd64.tar.zst"), "{said}");
@@ -383,30 +407,21 @@ fn the_shops_profile_is_built_from_a_server_with_upstreams_layout() {
     // Locked and offline, from a directory of the same layout, the same image; and the lock holds against another program.
     let directory = "file:../../release";
     assert_eq!(bench.build("again", &["--locked", "--offline"], directory), first);
-    stand_in(&bench.place, Product::K3s, VERSION, b"#!/bin/sh\n# another\n");
+    stand_in(&bench.place, Product::K3s, VERSION, Arch::Amd64, b"#!/bin/sh\n# another\n");
     let said = refused(bench.run(&["lock"], &bench.source).args(["--update"]), 4);
     assert!(said.contains("is another than the one that is locked"), "{said}");
 }
 
 #[test]
 fn the_factorys_profile_is_built_from_a_program_in_an_archive() {
-    let Some(bench) = Bench::new("factory-rke2.toml") else { return };
-    let archive = |path: &str| {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(path);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(&file, "#!/bin/sh\nexec sleep infinity\n").unwrap();
-        let mut tar = Command::new("tar");
-        tar.args(["--create", "--gzip", "--to-stdout", "--directory"]).arg(dir.path()).arg(".");
-        tar.output().unwrap().stdout
-    };
+    let Some(bench) = Bench::new("factory-rke2.toml", "kubernetes") else { return };
     const VERSION: &str = "v1.34.2+rke2r1";
-    stand_in(&bench.place, Product::Rke2, VERSION, &archive("bin/other"));
+    stand_in(&bench.place, Product::Rke2, VERSION, Arch::Amd64, &archive("bin/other"));
     let mut command = bench.run(&["build"], &bench.source);
     let said = refused(command.arg("--out").arg(bench.scratch.path().join("dist")), 4);
     assert!(said.contains("rke2.linux-amd64.tar.gz") && said.contains("bin/rke2"), "{said}");
     std::fs::remove_file(bench.profile.with_extension("toml.lock")).unwrap();
-    stand_in(&bench.place, Product::Rke2, VERSION, &archive("bin/rke2"));
+    stand_in(&bench.place, Product::Rke2, VERSION, Arch::Amd64, &archive("bin/rke2"));
     assert!(!bench.build("dist", &[], &bench.source).is_empty());
 }
 
@@ -416,7 +431,8 @@ fn a_release_is_taken_from_an_artifact_by_the_titles_of_its_layers() {
     let dir = tempfile::tempdir().unwrap();
     let (product, arch) = (Product::K3s, Arch::Arm64);
     let mut layers = vec![];
-    for file in [product.program(arch), product.images(arch)] {
+    let files = [product.program("v1.34.2+k3s1", arch), product.images(arch).unwrap()];
+    for file in files.clone() {
         let path = dir.path().join(&file);
         std::fs::write(&path, &file).unwrap();
         let mut layer = oci::descriptor("application/octet-stream", Digest::of(&file), file.len() as u64);
@@ -440,7 +456,7 @@ fn a_release_is_taken_from_an_artifact_by_the_titles_of_its_layers() {
     let (place, client, cancel) = (Place::Artifact(reference), Client::new().unwrap(), Cancel::default());
     let wanted = |files: Vec<String>| Wanted { product, version: "v1.34.2+k3s1".into(), arch, files };
     let blobs = |name: &str| Blobs::open(&dir.path().join(name)).unwrap();
-    let both = wanted(vec![product.program(arch), product.images(arch)]);
+    let both = wanted(files.to_vec());
     let pinned = release::pin(&both, &place, &client, &blobs("a"), &cancel).unwrap();
     assert_eq!(pinned[0].digest, Digest::of("k3s-arm64"));
     let cold = blobs("b");

@@ -25,11 +25,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("disk", &["boot", "tree"]),
     ("layer", &["boot", "oci", "template", "tree"]),
     ("seal", &["host", "oci", "sign", "tree"]),
-    ("lock", &["debian", "host", "profile", "source"]),
+    ("lock", &["debian", "host", "layer", "oci", "profile", "source"]),
     ("plan", &["boot", "debian", "disk", "layer", "lock", "oci", "profile", "source", "tree"]),
     (
         "build",
-        &["boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "source", "template", "tree"],
+        &[
+            "boot", "debian", "disk", "host", "layer", "lock", "oci", "plan", "sign", "source", "template",
+            "tree",
+        ],
     ),
     ("seed", &["enroll"]),
     ("carrier", &["disk", "enroll", "fleet", "host", "seed", "tree"]),

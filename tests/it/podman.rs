@@ -295,3 +295,39 @@ fn podman_sees_layers_as_whiteouts_leave_them() {
     // till-web has two layers, pause one, small two, and large adds one to those.
     assert_eq!(out, format!("{seen} top*\n2\n{seen} top\n2\n6\n"));
 }
+
+#[test]
+fn a_grants_secrets_reach_the_pods_that_name_them() {
+    let Some(root) = root() else { return };
+    let out = on_device(
+        &root,
+        &[],
+        r#"
+        mkdir -p /var/lib/forge/secrets/till
+        printf 1234 >/var/lib/forge/secrets/till/pin
+        cat >/pod.yaml <<'END'
+apiVersion: v1
+kind: Pod
+metadata: {name: pos}
+spec:
+  containers:
+  - name: web
+    image: till-web:1
+    env: [{name: PIN, valueFrom: {secretKeyRef: {name: till, key: pin}}}]
+    volumeMounts: [{name: keys, mountPath: /keys}]
+  volumes: [{name: keys, secret: {secretName: till}}]
+END
+        for pin in 1234 5678; do
+            printf $pin >/var/lib/forge/secrets/till/pin
+            /usr/lib/forge/workload-secrets
+            podman kube play --replace /pod.yaml >/dev/null
+            podman exec --user 0 pos-web sh -c 'echo $PIN; cat /keys/pin; echo'
+        done
+        podman kube down /pod.yaml >/dev/null
+        rm -r /var/lib/forge/secrets/till
+        /usr/lib/forge/workload-secrets
+        podman secret ls --format '{{.Name}}' | wc -l
+        "#,
+    );
+    assert_eq!(out, "1234\n1234\n5678\n5678\n0\n");
+}

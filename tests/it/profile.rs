@@ -237,6 +237,8 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "extends-missing",
         "extends-wrong-base",
         "file-twice",
+        "gitops",
+        "kubeedge",
         "kubernetes-config", // its dates and numbers that are none have no like in JSON
         "kubernetes-version-missing",
         "kubernetes-version-of-another",
@@ -244,11 +246,14 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "palette",      // its keys are another product's
         "podman-with-a-version",
         "secrets",
+        "workload-chart",
         "workload-manifest-missing",
+        "workload-mounts",
         "workload-nothing-runs-it",
         "workload-of-no-kind",
         "workload-of-two-kinds",
         "workload-secret",
+        "workload-vm-network",
     ];
     let files = profiles(WRONG);
     let Some(valid) = validate(&files) else { return };

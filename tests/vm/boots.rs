@@ -68,7 +68,7 @@ pub fn given() -> Option<(PathBuf, Opts)> {
     let shared = fixture::shared()?;
     static TOOLS: OnceLock<ToolRoot> = OnceLock::new();
     let tools = TOOLS.get_or_init(|| tools(shared)).clone();
-    Some((shared.disk(), Opts { tools, arch: Arch::Amd64, ports: vec![HTTP] }))
+    Some((shared.disk(), Opts { tools, arch: Arch::Amd64, ports: vec![HTTP], secure_boot: false }))
 }
 
 /// The emulator that `forge run` uses, from where it uses it.
@@ -89,7 +89,8 @@ fn kvm_is_used_only_where_it_runs_the_firmware() {
     let Some((_, opts)) = given() else { return };
     let dir = tempfile::tempdir().unwrap();
     let variables = dir.path().join("vars");
-    std::fs::copy(opts.tools.file(forge::run::qemu::firmware(opts.arch).1).unwrap(), &variables).unwrap();
+    std::fs::copy(opts.tools.file(forge::run::qemu::firmware(opts.arch, false).1).unwrap(), &variables)
+        .unwrap();
     let ask =
         || forge::run::acceleration(&opts.tools, opts.arch, &variables, dir.path(), &Default::default());
     let found = ask().unwrap();

@@ -15,4 +15,5 @@ mod fallback;
 #[path = "../it/fixture.rs"]
 mod fixture;
 mod joins;
+mod secure;
 mod vm;

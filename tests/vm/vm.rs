@@ -19,6 +19,8 @@ pub struct Opts {
     pub arch: Arch,
     /// Ports of the device that the test talks to.
     pub ports: Vec<u16>,
+    /// Whether the firmware knows Secure Boot.
+    pub secure_boot: bool,
 }
 
 /// A running device. Dropping it pulls the plug.
@@ -37,7 +39,7 @@ impl Vm {
     /// beside it.
     pub fn boot(disk: &Path, opts: &Opts) -> Vm {
         let beside = |name: &str| -> PathBuf { disk.with_extension(name) };
-        let (code, empty) = qemu::firmware(opts.arch);
+        let (code, empty) = qemu::firmware(opts.arch, opts.secure_boot);
         let variables = beside("vars");
         if !variables.exists() {
             std::fs::copy(opts.tools.file(empty).unwrap(), &variables).unwrap();
@@ -64,6 +66,7 @@ impl Vm {
             clock: None,
             wire: None,
             tpm: None,
+            secure_boot: opts.secure_boot,
             monitor: Some(keyboard.clone()),
             // Equal everywhere the tests run.
             acceleration: Acceleration::Tcg,

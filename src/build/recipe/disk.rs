@@ -1,6 +1,7 @@
 //! Partitions → a disk image: plain, as zstd frames, or in a hypervisor's format.
 
-use super::Kitchen;
+use super::{Kitchen, signed};
+use crate::boot::authenticode::variable::Variable;
 use crate::boot::root;
 use crate::boot::slot::Volume;
 use crate::boot::verity::RootHash;
@@ -9,7 +10,7 @@ use crate::disk::gpt::{PartitionType, flag};
 use crate::disk::{self, DiskSpec, ENROLL_LABEL, ENROLL_SIZE, PartitionContent, PartitionSpec, compressed};
 use crate::host::fs;
 use crate::model::{Digest, Guid};
-use crate::plan::{Disk, DiskForm, Frame, StepId};
+use crate::plan::{Disk, DiskForm, Enrol, Frame, LOADER, StepId};
 use crate::template;
 use crate::tree::{Content, Node, NodeKind, Tree, TreePath};
 use anyhow::Context as _;
@@ -199,19 +200,38 @@ fn label(name: &str, version: &str, suffix: &str) -> String {
 }
 
 fn esp(spec: &Disk, kitchen: &Kitchen<'_>, uki: Content) -> anyhow::Result<Tree> {
-    let os = kitchen.tree(&spec.os)?;
-    let (_, loader) = root::loader(&os, spec.arch)?;
+    let loader = match spec.secure_boot {
+        Some(_) => kitchen.content(&spec.uki, LOADER)?,
+        None => root::loader(&kitchen.tree(&spec.os)?, spec.arch)?.1.clone(),
+    };
     let efi = spec.arch.efi();
     let mut tree = Tree::new();
     for (path, content) in [
         (format!("EFI/BOOT/BOOT{}.EFI", efi.to_uppercase()), loader.clone()),
         (format!("EFI/systemd/systemd-boot{efi}.efi"), loader.clone()),
         (format!("EFI/Linux/{}_{}+{TRIES}.efi", spec.name, spec.version), uki),
-        ("loader/loader.conf".into(), Content::from(template::LOADER_CONF.as_bytes().to_vec())),
+        ("loader/loader.conf".into(), Content::from(loader_conf(spec.secure_boot).into_bytes())),
     ] {
         tree.insert(TreePath::parse(&path)?, Node::file(content, 0o755))?;
     }
+    if spec.secure_boot.is_some_and(|enrol| enrol != Enrol::Off) {
+        for variable in Variable::ALL {
+            let name = signed::auth(variable);
+            let content = kitchen.content(&spec.uki, &name)?;
+            tree.insert(TreePath::parse(&format!("loader/keys/auto/{name}"))?, Node::file(content, 0o755))?;
+        }
+    }
     Ok(tree)
+}
+
+fn loader_conf(secure_boot: Option<Enrol>) -> String {
+    let enrol = match secure_boot {
+        None => return template::LOADER_CONF.into(),
+        Some(Enrol::Off) => "off",
+        Some(Enrol::Manual) => "manual",
+        Some(Enrol::IfSafe) => "if-safe",
+    };
+    format!("{}secure-boot-enroll {enrol}\n", template::LOADER_CONF)
 }
 
 #[cfg(test)]

@@ -4,16 +4,17 @@ use super::{Kitchen, LAYER};
 use crate::error::{Kind, Mark as _};
 use crate::host::fs;
 use crate::layer;
+use crate::layer::agent::kubeedge;
 use crate::layer::kubernetes::cluster::{self, Distribution};
 use crate::layer::kubernetes::{k3s::K3s, podman, rke2::Rke2};
 use crate::layer::site::{Enroll, SiteFile, SiteSpec, User};
 use crate::model::Digest;
 use crate::oci;
-use crate::plan::{Blob, Cluster, Enrollment, Os, Runtime, Site};
+use crate::plan::{Blob, Cluster, Edge, Enrollment, Os, Runtime, Site};
 use crate::source::release::Product;
 use crate::tree::tar::{self, Written};
 use crate::tree::{Content, Tree, TreePath};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use std::num::NonZero;
 
 /// Writes the operating system's layer.
@@ -66,20 +67,38 @@ pub fn runtime(spec: &Runtime, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> 
     let tree = match spec {
         Runtime::Podman { images } => podman::os_tree(*images)?,
         Runtime::Cluster(cluster) => cluster_tree(cluster, kitchen)?,
+        Runtime::Kubeedge(edge) => kubeedge_tree(edge, kitchen)?,
     };
     kitchen.write_layer(&tree)
+}
+
+fn kubeedge_tree(spec: &Edge, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+    let within = kubeedge::program_in_release(&spec.version, spec.arch);
+    let program = unpacked(&kitchen.blob(spec.program)?, &within, kitchen)
+        .with_context(|| format!("unpacking {}", Product::Kubeedge.program(&spec.version, spec.arch)))
+        .kind(Kind::Verify)?;
+    Ok(kubeedge::tree(&kubeedge::Spec {
+        version: spec.version.clone(),
+        start: spec.start,
+        program,
+        pause: podman::PAUSE_IMAGE.into(),
+        node_name: spec.node_name.clone(),
+        labels: spec.labels.clone(),
+        config: spec.config.clone(),
+    })?)
 }
 
 fn cluster_tree(spec: &Cluster, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
     let distribution: &dyn Distribution = match spec.product {
         Product::K3s => &K3s,
         Product::Rke2 => &Rke2,
+        Product::Kubeedge => bail!("{} is no distribution", spec.product),
     };
     let released = kitchen.blob(spec.program)?;
     let program = match distribution.program_in_release() {
         None => released,
         Some(path) => unpacked(&released, path, kitchen)
-            .with_context(|| format!("unpacking {}", spec.product.program(spec.arch)))
+            .with_context(|| format!("unpacking {}", spec.product.program(&spec.version, spec.arch)))
             .kind(Kind::Verify)?,
     };
     let images = spec.images.map(|digest| kitchen.blob(digest)).transpose()?;
@@ -88,7 +107,7 @@ fn cluster_tree(spec: &Cluster, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
         role: spec.role,
         start: spec.start,
         program,
-        images: images.map(|content| (spec.product.images(spec.arch), content)),
+        images: spec.product.images(spec.arch).zip(images),
         node_name: spec.node_name.clone(),
         labels: spec.labels.clone(),
         config: spec.config.clone(),

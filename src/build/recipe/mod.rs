@@ -3,9 +3,11 @@
 mod boot;
 mod disk;
 mod filesystem;
+mod large;
 mod layers;
 mod payload;
 mod rootfs;
+mod signed;
 
 use super::Env;
 use super::cache::{Entry, Stage};
@@ -50,6 +52,7 @@ pub fn run(recipe: &Recipe, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         Recipe::Initrd(spec) => boot::initrd(spec, kitchen),
         Recipe::Filesystem(spec) => filesystem::run(spec, kitchen),
         Recipe::Uki(spec) => boot::uki(spec, kitchen),
+        Recipe::Signed(spec) => signed::run(spec, kitchen),
         Recipe::Frame(spec) => disk::frame(spec, kitchen),
         Recipe::Disk(spec) => disk::run(spec, kitchen),
         Recipe::Blob(spec) => layers::blob(spec, kitchen),

@@ -1,20 +1,21 @@
 //! Container images in the runtime's own store, and the manifests of the workloads.
 
-use super::Kitchen;
+use super::{Kitchen, large};
 use crate::debian::deb::Deb;
 use crate::error::{self, Kind, Mark as _};
 use crate::host::fs;
+use crate::layer::agent::kubeedge;
 use crate::layer::kubernetes::cluster;
 use crate::layer::kubernetes::podman::{self, PAUSE_ARGUMENTS, PAUSE_IMAGE, PAUSE_PACKAGE};
 use crate::layer::workload::archive::{self, ArchivedImage};
 use crate::layer::workload::manifest::{self, Manifest};
 use crate::layer::workload::store::{ImageLayer, MAX_LAYERS, OciImage, store_tree};
-use crate::layer::workload::{self, container};
+use crate::layer::workload::{self, WORKLOADS, chart, container, gitops, model};
 use crate::model::digest::HashingWriter;
 use crate::oci;
-use crate::plan::{Container, Package, Payload, Runner, Workload};
+use crate::plan::{Chart, Container, Package, Payload, Runner, Workload};
 use crate::source::oci::{PinnedBlob, PinnedImage};
-use crate::tree::{Content, Tree, TreePath, tar};
+use crate::tree::{Content, Node, Tree, TreePath, tar};
 use anyhow::{Context as _, anyhow, bail};
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -27,19 +28,27 @@ const MAX_MANIFEST: u64 = 8 << 20;
 
 /// Writes the payload's layer.
 pub fn run(spec: &Payload, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
-    let tree = match spec.runner {
+    let mut tree = match spec.runner {
         Runner::Podman => for_podman(spec, kitchen)?,
         Runner::Cluster => for_cluster(spec, kitchen)?,
+        Runner::Kubeedge => for_kubeedge(spec, kitchen)?,
     };
+    if spec.runner != Runner::Cluster && !spec.guests.is_empty() {
+        let ports = spec.guests.iter().flat_map(|g| &g.ports);
+        let ports: Vec<_> =
+            ports.map(|p| format!("{}/{}", p.host, if p.udp { "udp" } else { "tcp" })).collect();
+        podman::add_host_ports(&mut tree, &ports)?;
+        tree.graft(&TreePath::root(), large::guests(spec, kitchen)?)?;
+    }
+    let models = spec.models.iter().map(|m| large::model(m, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
+    tree.graft(&TreePath::root(), model::payload_tree(&models).kind(Kind::Verify)?)?;
     kitchen.write_layer(&tree)
 }
 
-/// An archive that containerd imports: images from registries as they came, compressed; own ones as plain tars.
-fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+/// The images of an archive that containerd imports: those from registries as they came, compressed; own ones as plain tars.
+fn archived(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Vec<ArchivedImage>> {
     let mut images = vec![];
-    for container in &spec.containers {
-        kitchen.env.cancel.check()?;
-        let image = image(container, spec, kitchen)?;
+    for image in own_images(spec, kitchen)? {
         let mut layers = BTreeMap::new();
         for layer in &image.layers {
             let mut tar = fs::anonymous(&kitchen.env.cache.work())?;
@@ -62,25 +71,81 @@ fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
             layers: layers.collect::<anyhow::Result<_>>()?,
         });
     }
+    Ok(images)
+}
+
+fn archive(images: &[ArchivedImage], kitchen: &Kitchen<'_>) -> anyhow::Result<Content> {
+    let mut file = fs::anonymous(&kitchen.env.cache.work())?;
+    let layout = archive::layout_tree(images).kind(Kind::Verify)?;
+    tar::write(&layout, kitchen.epoch, io::BufWriter::new(&mut file))?;
+    Ok(Content::of_file(Arc::new(file))?)
+}
+
+fn for_kubeedge(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+    let images = archived(spec, kitchen)?;
+    Ok(kubeedge::payload_tree(archive(&images, kitchen)?, archive::list(&images))?)
+}
+
+fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
+    let mut images = archived(spec, kitchen)?;
+    let (disks, objects) = large::guests_of_cluster(spec, kitchen)?;
+    images.extend(disks);
     let archive = match images.is_empty() {
         true => None,
-        false => {
-            let mut file = fs::anonymous(&kitchen.env.cache.work())?;
-            let layout = archive::layout_tree(&images).kind(Kind::Verify)?;
-            tar::write(&layout, kitchen.epoch, io::BufWriter::new(&mut file))?;
-            Some(Content::of_file(Arc::new(file))?)
-        }
+        false => Some(archive(&images, kitchen)?),
     };
     let workload = |w: &Workload| {
         let manifests = manifests(w, kitchen)?;
         Ok(workload::Workload { name: w.name.clone(), required: w.required, manifests })
     };
-    let workloads = spec.workloads.iter().map(workload).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(cluster::payload_tree(&workloads, archive)?)
+    let mut workloads = spec.workloads.iter().map(workload).collect::<anyhow::Result<Vec<_>>>()?;
+    workloads.extend(objects);
+    if let Some(gitops) = &spec.gitops {
+        workloads.push(written(gitops::WORKLOAD, gitops::objects(gitops))?);
+    }
+    let mut ready = vec![];
+    for chart in &spec.charts {
+        workloads.push(installed(chart, kitchen).with_context(|| format!("writing chart {}", chart.name))?);
+        ready.extend(chart.required.then(|| (chart.name.clone(), chart::job(&chart.name))));
+    }
+    let mut tree = cluster::payload_tree(&workloads, archive)?;
+    for (name, job) in ready {
+        let path = TreePath::parse(&format!("{WORKLOADS}/{name}/required"))?;
+        tree.insert(path, Node::text(format!("job {} {job}\n", chart::NAMESPACE), 0o644))?;
+    }
+    Ok(tree)
+}
+
+/// A chart as a workload of one object.
+fn installed(chart: &Chart, kitchen: &Kitchen<'_>) -> anyhow::Result<workload::Workload> {
+    let package = kitchen.blob(chart.package)?.to_vec(chart::MAX_PACKAGE)?;
+    let values = match chart.values {
+        Some(digest) => String::from_utf8(kitchen.blob(digest)?.to_vec(chart::MAX_PACKAGE)?)?,
+        None => String::new(),
+    };
+    written(&chart.name, chart::object(&chart.name, &chart.namespace, &package, &values))
+}
+
+/// A workload of a manifest that forge writes.
+pub fn written(name: &str, text: String) -> anyhow::Result<workload::Workload> {
+    let parsed = manifest::parse(name, text.as_bytes()).map_err(|faults| anyhow!("{faults:?}"))?;
+    let manifests = vec![(parsed, Content::from(text.into_bytes()))];
+    Ok(workload::Workload { name: name.into(), required: false, manifests })
 }
 
 fn for_podman(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
-    let mut images: Vec<OciImage> = vec![];
+    let mut images = own_images(spec, kitchen)?;
+    for pinned in &spec.images {
+        images.push(pulled(pinned, kitchen).with_context(|| format!("reading image {}", pinned.reference))?);
+    }
+    let workloads =
+        spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch).kind(Kind::Verify)?)?)
+}
+
+/// The images that are made here: the one that holds a pod's namespaces, where the runtime has none, and the profile's.
+fn own_images(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Vec<OciImage>> {
+    let mut images = vec![];
     if let Some(package) = &spec.pause {
         let program = pause_program(package, kitchen)
             .with_context(|| format!("taking {} out of {}", PAUSE_PACKAGE.1, package.name))?;
@@ -97,12 +162,7 @@ fn for_podman(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
         kitchen.env.cancel.check()?;
         images.push(image(container, spec, kitchen)?);
     }
-    for pinned in &spec.images {
-        images.push(pulled(pinned, kitchen).with_context(|| format!("reading image {}", pinned.reference))?);
-    }
-    let workloads =
-        spec.workloads.iter().map(|w| workload(w, kitchen)).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(podman::payload_tree(&workloads, store_tree(&images, kitchen.epoch).kind(Kind::Verify)?)?)
+    Ok(images)
 }
 
 fn image(spec: &Container, payload: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<OciImage> {

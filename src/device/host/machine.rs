@@ -322,6 +322,7 @@ fn image(root: &Path, profile: &[u8]) -> anyhow::Result<Image> {
         root_hash: root_hash.and_then(|hash| format!("sha256:{hash}").parse::<Digest>().ok()),
         built_at: Epoch(built),
         trust: Trust::any(roots),
+        edgecore: profile_json["agent"]["kind"] == "kubeedge",
     })
 }
 
@@ -360,9 +361,14 @@ impl Screen for Machine {
 }
 
 impl Services for Machine {
-    fn activate(&mut self) -> anyhow::Result<()> {
+    fn activate(&mut self, changed: bool) -> anyhow::Result<()> {
         service::reload()?;
-        service::start(&[service::TARGET.into()])
+        let units = [service::TARGET.into()];
+        // What is part of the target is restarted with it, and nothing is that was not started.
+        if changed && service::state(service::TARGET)? == "active" {
+            return service::restart(&units);
+        }
+        service::start(&units)
     }
 
     fn deactivate(&mut self) -> anyhow::Result<()> {
@@ -416,7 +422,7 @@ mod tests {
         let put = |path: &str, text: &str| {
             fs::write_atomic(&root.path().join(path), text.as_bytes(), 0o644).unwrap();
         };
-        let profile = r#"{"site":{"name":"store-042"}}"#;
+        let profile = r#"{"site":{"name":"store-042"},"agent":{"kind":"kubeedge"}}"#;
         put("usr/lib/forge/profile.json", profile);
         let hash = Digest::of("root");
         put("proc/cmdline", &format!("root=x roothash={} quiet\n", hash.hex()));
@@ -428,6 +434,7 @@ mod tests {
         let image = image(root.path(), profile.as_bytes()).unwrap();
         assert_eq!((&*image.profile, image.root_hash), ("store-042", Some(hash)));
         assert_eq!(image.trust.roots, [key.public_key().clone()]);
+        assert!(image.edgecore);
     }
 
     #[test]

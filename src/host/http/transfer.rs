@@ -288,3 +288,74 @@ impl Sink for ToFile<'_> {
         }
     }
 }
+
+/// A file of which nothing is known, hashed as it grows. Every try starts anew: two halves of two versions would pass for
+/// a whole.
+pub(super) struct Unknown<'a> {
+    file: &'a mut File,
+    limit: u64,
+    url: &'a str,
+    hasher: Hasher,
+    length: u64,
+    /// Whether the file may hold what an earlier try brought.
+    stale: bool,
+    progress: &'a dyn Fn(u64),
+}
+
+impl<'a> Unknown<'a> {
+    /// Into `file`, at most `limit` bytes.
+    pub fn new(file: &'a mut File, limit: u64, url: &'a str, progress: &'a dyn Fn(u64)) -> Unknown<'a> {
+        Unknown { file, limit, url, hasher: Hasher::default(), length: 0, stale: true, progress }
+    }
+
+    /// Fills it from another file.
+    pub fn copy_from(&mut self, mut from: File, cancel: &Cancel) -> anyhow::Result<()> {
+        let mut buffer = vec![0; 1024 * 1024];
+        loop {
+            cancel.check()?;
+            match from.read(&mut buffer).with_context(|| format!("reading {}", self.url))? {
+                0 => return Ok(()),
+                n => self.push(&buffer[..n])?,
+            }
+        }
+    }
+
+    /// What it turned out to be.
+    pub fn finish(mut self) -> anyhow::Result<(Digest, u64)> {
+        if self.stale {
+            self.restart()?;
+        }
+        Ok(self.hasher.finish())
+    }
+}
+
+impl Sink for Unknown<'_> {
+    fn position(&self) -> u64 {
+        self.length
+    }
+    fn begin(&mut self) -> u64 {
+        (self.length, self.stale) = (0, true);
+        0
+    }
+    fn restart(&mut self) -> anyhow::Result<()> {
+        super::empty(self.file)?;
+        (self.hasher, self.length, self.stale) = (Hasher::default(), 0, false);
+        Ok(())
+    }
+    fn push(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        if self.stale {
+            self.restart()?;
+        }
+        if self.length + bytes.len() as u64 > self.limit {
+            return Err(error::of(Kind::Fetch, too_large(self.url, self.limit)));
+        }
+        self.file.write_all(bytes).with_context(|| format!("keeping what came from {}", self.url))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        (self.progress)(bytes.len() as u64);
+        Ok(())
+    }
+    fn announce(&mut self, url: &str, total: u64) -> anyhow::Result<()> {
+        if total > self.limit { Err(error::of(Kind::Fetch, too_large(url, self.limit))) } else { Ok(()) }
+    }
+}

@@ -268,13 +268,13 @@ pub fn payload_tree(workloads: &[Workload], images: Option<Content>) -> Result<T
 
 /// A line for each object that must be ready: kind, namespace, name.
 fn required(workload: &Workload) -> String {
-    let objects = workload.manifests.iter().flat_map(|(manifest, _)| manifest.pods());
-    let waited = objects
-        .filter(|(o, _)| ["Deployment", "DaemonSet", "StatefulSet", "Pod", "Job"].contains(&o.kind.as_str()));
+    let objects = workload.manifests.iter().flat_map(|(manifest, _)| &manifest.objects);
+    let kinds = ["Deployment", "DaemonSet", "StatefulSet", "Pod", "Job", "VirtualMachine"];
+    let waited = objects.filter(|o| kinds.contains(&o.kind.as_str()));
     let line = |o: &Object| {
         format!("{} {} {}\n", o.kind.to_lowercase(), o.namespace.as_deref().unwrap_or("default"), o.name)
     };
-    waited.map(|(o, _)| line(o)).collect()
+    waited.map(line).collect()
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ pub fn os_tree(has_images: bool) -> Result<Tree, PodmanError> {
             Node::text(template::KUBE_NETWORK, 0o644),
         ),
         ("usr/lib/forge/workload-ready", Node::text(template::READY_PROGRAM, 0o755)),
+        ("usr/lib/forge/workload-secrets", Node::text(template::SECRETS_PROGRAM, 0o755)),
         ("usr/lib/forge/payload", Node::dir(0o755)),
         ("usr/lib/forge/images", Node::symlink(format!("payload/{IMAGES}"))),
         ("usr/lib/forge/workloads", Node::symlink(format!("payload/{WORKLOADS}"))),
@@ -153,6 +154,20 @@ pub fn payload_tree(workloads: &[Workload], store: Tree) -> Result<Tree, PodmanE
         }
     }
     Ok(tree)
+}
+
+/// Adds `ports` (`8080/tcp`) of what is not Podman's to those that the payload says it takes.
+///
+/// # Errors
+/// [`PodmanError`] for a tree that is no payload's.
+pub fn add_host_ports(payload: &mut Tree, ports: &[String]) -> Result<(), PodmanError> {
+    let path = TreePath::parse(HOST_PORTS)?;
+    let before = payload.file(&path).map_or(Ok(vec![]), |content| content.to_vec(content.len()));
+    let before = before.map_err(|fault| PodmanError::Io { file: HOST_PORTS.into(), fault })?;
+    let mut text = String::from_utf8_lossy(&before).into_owned();
+    ports.iter().for_each(|port| text += &format!("{port}\n"));
+    payload.insert(path, Node::text(text, 0o644))?;
+    Ok(())
 }
 
 /// The files as one stream of documents: what a pod refers to must come in the stream that it comes in.

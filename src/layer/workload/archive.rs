@@ -97,6 +97,16 @@ pub fn layout_tree(images: &[ArchivedImage]) -> Result<Tree, ArchiveError> {
     Ok(tree)
 }
 
+/// What is in an archive of `images`, for who asks whether it was imported: a name and its manifest's digest a line.
+pub fn list(images: &[ArchivedImage]) -> String {
+    let mut lines: Vec<String> = images
+        .iter()
+        .flat_map(|i| i.names.iter().flat_map(names).map(|n| format!("{n} {}\n", Digest::of(&i.manifest))))
+        .collect();
+    lines.sort();
+    lines.concat()
+}
+
 /// What a manifest may mean by the name: an own image's short name is taken for one of docker.io by every kubelet.
 fn names(name: &ImageName) -> Vec<String> {
     let full = name.to_string();

@@ -4,10 +4,13 @@
 //! distribution cannot run, its own module says ([`crate::layer::kubernetes`]). Manifests are passed on byte for byte.
 //! Kubernetes API reference, `core/v1` PodSpec, `apps/v1`, `batch/v1`.
 
+pub mod field;
+pub mod quantity;
 pub mod yaml;
 
 use super::container::{Port, Protocol};
 use super::name::ImageName;
+use field::ImageField;
 use std::fmt;
 use std::sync::Arc;
 use yaml::{Node, Place};
@@ -62,6 +65,8 @@ pub struct Object {
     pub pod: Option<Pod>,
     /// `spec.replicas`, where written.
     pub replicas: Option<(u64, Place)>,
+    /// Images in fields of its kind, beyond a pod's.
+    pub images: Vec<ImageUse>,
 }
 
 /// A pod specification.
@@ -75,6 +80,8 @@ pub struct Pod {
     pub volume_images: Vec<ImageUse>,
     /// Ports of the host that the pod takes.
     pub host_ports: Vec<HostPort>,
+    /// Directories and files of the host that the pod wants made where they are missing: path, and where it is written.
+    pub made_paths: Vec<(String, Place)>,
 }
 
 /// A container of a pod.
@@ -88,6 +95,19 @@ pub struct Container {
     pub has_liveness_probe: bool,
     /// Its image.
     pub image: ImageUse,
+    /// What it asks for.
+    pub requests: Requests,
+}
+
+/// What a container asks to be kept for it; what it is limited to, where it asks for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Thousandths of a processor.
+    pub cpu: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Where it is written.
+    pub place: Place,
 }
 
 /// Where an image is asked for.
@@ -121,6 +141,14 @@ pub struct HostPort {
 /// # Errors
 /// Every fault of the first document that has one, or of the text as YAML.
 pub fn parse(file: &str, bytes: &[u8]) -> Result<Manifest, Vec<Fault>> {
+    parse_with(file, bytes, &[])
+}
+
+/// [`parse`], with images also in `fields`.
+///
+/// # Errors
+/// As [`parse`], and where a field is there and names no image.
+pub fn parse_with(file: &str, bytes: &[u8], fields: &[ImageField]) -> Result<Manifest, Vec<Fault>> {
     let fault = |place, message: String| vec![Fault { file: file.into(), place, message, hint: None }];
     if bytes.len() > MAX_FILE {
         return Err(fault(Place { line: 1, column: 1 }, format!("{} bytes, more than 8 MiB", bytes.len())));
@@ -130,7 +158,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Manifest, Vec<Fault>> {
         fault(Place { line, column: 1 }, "not UTF-8".into())
     })?;
     let documents = yaml::parse(text).map_err(|e| fault(e.place, e.why))?;
-    let mut reader = Reader { file, faults: vec![] };
+    let mut reader = Reader { file, fields, faults: vec![] };
     let mut objects = vec![];
     for (i, document) in documents.iter().enumerate() {
         let lone = [document.clone()];
@@ -146,8 +174,10 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Manifest, Vec<Fault>> {
 impl Manifest {
     /// Every image that is asked for, with repetitions, in the order of the text.
     pub fn images(&self) -> impl Iterator<Item = &ImageUse> {
-        self.pods().flat_map(|(_, pod)| {
-            pod.containers.iter().map(|container| &container.image).chain(&pod.volume_images)
+        self.objects.iter().flat_map(|object| {
+            let pod = object.pod.iter();
+            pod.flat_map(|pod| pod.containers.iter().map(|c| &c.image).chain(&pod.volume_images))
+                .chain(&object.images)
         })
     }
 
@@ -178,6 +208,7 @@ fn pod_path(kind: &str) -> Option<&'static [&'static str]> {
 /// Reads objects and collects what is wrong with them.
 struct Reader<'a> {
     file: &'a str,
+    fields: &'a [ImageField],
     faults: Vec<Fault>,
 }
 
@@ -209,13 +240,48 @@ impl Reader<'_> {
             self.fault(node.place, format!("{kind} has no metadata.name"), None);
         }
         let replicas = node.at(&["spec", "replicas"]).and_then(|n| Some((n.text()?.parse().ok()?, n.place)));
-        Some(Object { document, place: node.place, kind, name, namespace, pod, replicas })
+        let images = self.images_in_fields(&kind, node);
+        Some(Object { document, place: node.place, kind, name, namespace, pod, replicas, images })
+    }
+
+    fn images_in_fields(&mut self, kind: &str, object: &Node) -> Vec<ImageUse> {
+        let mut images = vec![];
+        let fields = self.fields;
+        for field in fields.iter().filter(|field| field.kind == kind) {
+            for node in field.of(object) {
+                let parsed = node.text().and_then(|text| Some((text, field::name(text).parse().ok()?)));
+                match parsed {
+                    Some((text, name)) => {
+                        let (written, place) = (text.to_string(), node.place);
+                        images.push(ImageUse { name, written, pull_policy: None, place });
+                    }
+                    None => {
+                        let message = format!("`{}` names no container image", field.path);
+                        self.fault(node.place, message, Some("see `image-paths` of this workload"));
+                    }
+                }
+            }
+        }
+        images
+    }
+
+    fn requests(&self, container: &Node) -> Requests {
+        let of = |what: &str| {
+            ["requests", "limits"].iter().find_map(|bound| {
+                let node = container.at(&["resources", bound, what])?;
+                Some((quantity::thousandths(node.text()?)?, node.place))
+            })
+        };
+        let (cpu, memory) = (of("cpu"), of("memory"));
+        let place = memory.or(cpu).map_or(container.place, |(_, place)| place);
+        Requests { cpu: cpu.map_or(0, |c| c.0), memory: memory.map_or(0, |m| m.0.div_ceil(1000)), place }
     }
 
     fn pod(&mut self, spec: &Node) -> Pod {
         let host_network = spec.get("hostNetwork").and_then(Node::text) == Some("true");
         let ends = spec.get("restartPolicy").and_then(Node::text).is_some_and(|policy| policy != "Always");
-        let mut pod = Pod { ends, containers: vec![], volume_images: vec![], host_ports: vec![] };
+        let mut pod =
+            Pod { ends, containers: vec![], volume_images: vec![], host_ports: vec![], made_paths: vec![] };
         for (key, is_init) in
             [("initContainers", true), ("containers", false), ("ephemeralContainers", false)]
         {
@@ -227,7 +293,8 @@ impl Reader<'_> {
                     continue;
                 };
                 let has_liveness_probe = node.get("livenessProbe").is_some();
-                pod.containers.push(Container { name, is_init, has_liveness_probe, image });
+                let requests = self.requests(&node);
+                pod.containers.push(Container { name, is_init, has_liveness_probe, image, requests });
                 for port in self.list(&node, "ports") {
                     pod.host_ports.extend(self.port(&port, host_network));
                 }
@@ -239,6 +306,12 @@ impl Reader<'_> {
         for volume in self.list(spec, "volumes") {
             if let Some(image) = volume.get("image") {
                 pod.volume_images.extend(self.image(image, "reference", "pullPolicy", "image volume"));
+            }
+            let kind = volume.at(&["hostPath", "type"]).and_then(Node::text);
+            if let Some(path) = volume.at(&["hostPath", "path"])
+                && kind.is_some_and(|kind| kind.ends_with("OrCreate"))
+            {
+                pod.made_paths.extend(path.text().map(|text| (text.to_string(), path.place)));
             }
         }
         pod

@@ -4,17 +4,25 @@
 //! |---|---|
 //! | [`name`] | `image:` as written → the one name that Podman looks up |
 //! | [`manifest`] | Kubernetes YAML → the images and host ports in it, or a fault with its line |
+//! | [`chart`] | a Helm chart → its images, and the object that it is installed from |
 //! | [`container`] | packages' tree + files + command → an OCI image |
 //! | [`archive`] | the same images → the tree of an OCI layout, which becomes an archive that containerd imports |
+//! | [`gitops`] | a repository → the object that tells Flux or Argo CD to follow it |
+//! | [`model`] | files → their place in the payload, and a unit that mounts them |
 //! | [`store`] | OCI images → a containers/storage image store that Podman reads where it lies |
+//! | [`vm`] | a guest's disk → a unit that runs QEMU, or an object of KubeVirt's |
 //!
 //! What runs them, and how they are started, is the business of [`crate::layer::kubernetes`].
 
 pub mod archive;
+pub mod chart;
 pub mod container;
+pub mod gitops;
 pub mod manifest;
+pub mod model;
 pub mod name;
 pub mod store;
+pub mod vm;
 
 use crate::tree::Content;
 

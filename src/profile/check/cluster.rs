@@ -37,7 +37,7 @@ impl<'c> Check<'c, '_> {
     }
 
     /// The site's labels become the node's, which does not start with one that it may not have.
-    fn labels(&mut self) {
+    pub(super) fn labels(&mut self) {
         for (key, entry) in self.root.at(&["site", "labels"]).and_then(Node::table).into_iter().flatten() {
             let fault = if !is_label_key(key) {
                 let help =

@@ -40,6 +40,26 @@ choice! {
     }
 }
 choice! {
+    /// Who follows a repository.
+    pub enum GitopsKind: "who follows a repository" {
+        /// Nobody.
+        None = "none",
+        /// Flux.
+        Flux = "flux",
+        /// Argo CD.
+        Argocd = "argocd",
+    }
+}
+choice! {
+    /// What a virtual machine is built like.
+    pub enum Machine: "a kind of machine" {
+        /// UEFI and virtio.
+        Modern = "modern",
+        /// BIOS, IDE and an old network card, for systems that know no other.
+        Legacy = "legacy",
+    }
+}
+choice! {
     /// The hardware family.
     pub enum Board: "a board" {
         /// Any machine with UEFI firmware.
@@ -103,6 +123,17 @@ choice! {
         Mac = "mac",
         /// By its SMBIOS UUID, which is printed on some boxes.
         SysUuid = "sys-uuid",
+    }
+}
+choice! {
+    /// What the boot loader does with the keys on the disk.
+    pub enum SecureBootEnroll: "a way to enroll keys" {
+        /// Nothing: they are put into the firmware by other means.
+        Off = "off",
+        /// Offers them in its menu.
+        Manual = "manual",
+        /// Takes them by itself where that can cost nobody a machine: in a virtual one.
+        IfSafe = "if-safe",
     }
 }
 choice! {

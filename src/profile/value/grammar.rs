@@ -73,6 +73,24 @@ pub fn is_tag(s: &str) -> bool {
         )
 }
 
+/// An https URL, or an ssh one, which may name a user; never a password.
+pub fn is_git_url(s: &str) -> bool {
+    let user = |u: &str| spelled(u, |c| c.is_ascii_lowercase(), |c| lower(c) || matches!(c, b'_' | b'-'));
+    match s.strip_prefix("ssh://") {
+        Some(rest) => match rest.split_once('@') {
+            Some((name, host)) => user(name) && is_url(&format!("https://{host}"), &["https://"]),
+            None => is_url(&format!("https://{rest}"), &["https://"]),
+        },
+        None => is_url(s, &["https://"]),
+    }
+}
+
+/// `spec.brokers[].image`, at most as deep as objects are.
+pub fn is_field_path(s: &str) -> bool {
+    let key = |k: &str| spelled(k, alphanumeric, |c| alphanumeric(c) || matches!(c, b'_' | b'-'));
+    s.len() <= 512 && s.split('.').all(|part| key(part.strip_suffix("[]").unwrap_or(part)))
+}
+
 pub fn is_container_name(s: &str) -> bool {
     s.split_once(':')
         .is_some_and(|(name, tag)| name.len() <= 63 && is_repository_component(name) && is_tag(tag))

@@ -11,7 +11,7 @@ mod quantity;
 
 pub use choice::*;
 pub use name::*;
-pub use origin::{Base, KeySource, Origin};
+pub use origin::{Base, KeyPlace, KeySource, Origin};
 pub use path::*;
 pub use quantity::*;
 

@@ -42,6 +42,37 @@ word! {
     /// A DNS label (RFC 1123) that names a workload and its units.
     WorkloadName: "a workload name", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
         "1 to 63 of a-z, 0-9 and `-`, not starting or ending with `-`", |s| SiteName::parse(s).is_ok();
+    /// The name of a container image in a registry: complete, with a tag or a digest.
+    ImageName: "a container image", "^[^/@]+(/[^/:@]+)+(:[^/:@]+)?(@sha256:[0-9a-f]{64})?$",
+        "registry, `/`, name and tag, such as `registry.example/emqx/emqx:5.8`",
+        |s| is_reference(s) && s.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
+    /// The `kind` of a Kubernetes object.
+    ObjectKind: "a kind of object", "^[A-Z][0-9A-Za-z]{0,62}$",
+        "an uppercase letter, then letters and digits, such as `EMQX`",
+        |s| s.len() <= 63 && spelled(s, |c| c.is_ascii_uppercase(), alphanumeric);
+    /// The way to a field of an object: keys, with `[]` where one holds a list.
+    FieldPath: "the way to a field", r"^[0-9A-Za-z_-]+(\[\])?(\.[0-9A-Za-z_-]+(\[\])?)*$",
+        "keys with dots between, `[]` behind one that holds a list, such as `spec.brokers[].image`", is_field_path;
+    /// A Kubernetes namespace: a DNS label.
+    Namespace: "a namespace", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "1 to 63 of a-z, 0-9 and `-`, not starting or ending with `-`", |s| SiteName::parse(s).is_ok();
+    /// The address of a Git repository.
+    GitUrl: "a repository's address", "^(https|ssh)://",
+        "an https or ssh URL, such as `https://git.example/sites.git` or `ssh://git@git.example/sites`", is_git_url;
+    /// The name of a branch (git-check-ref-format(1), narrowed).
+    BranchName: "a branch", "^[0-9A-Za-z][0-9A-Za-z/._-]{0,127}$",
+        "letters, digits, `/`, `.`, `_` and `-`, such as `main`",
+        |s| s.len() <= 128 && spelled(s, alphanumeric, |c| alphanumeric(c) || matches!(c, b'/' | b'.' | b'_' | b'-'))
+            && !s.contains("..") && !s.ends_with(['/', '.']);
+    /// A directory of a repository.
+    RepositoryPath: "a directory of a repository", "^[0-9A-Za-z._-]+(/[0-9A-Za-z._-]+)*$",
+        "a relative path without `..`, such as `sites/store-042`",
+        |s| s.len() <= 512 && s.split('/').all(|p| p != ".." && spelled(p,
+            |c| alphanumeric(c) || matches!(c, b'.' | b'_' | b'-'), |c| alphanumeric(c) || matches!(c, b'.' | b'_' | b'-')));
+    /// The name of a network interface of Linux.
+    InterfaceName: "the name of an interface", "^[a-z][0-9a-z._-]{0,14}$",
+        "at most 15 lowercase letters, digits, `.`, `_` and `-`, such as `br0`",
+        |s| s.len() <= 15 && spelled(s, |c| c.is_ascii_lowercase(), |c| lower(c) || matches!(c, b'.' | b'_' | b'-'));
     /// A version of an upstream release: `v1.34.2+k3s1`.
     ReleaseVersion: "a release version", r"^v[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*$",
         "`v` and three numbers, such as `v1.34.2+k3s1`", is_release_version;
@@ -57,6 +88,27 @@ word! {
     Repository: "a repository", "^[^/@]+(/[^/:@]+)+$|[$][{]",
         "registry, `/` and path, without tag or digest, such as `registry.example/edge/store-042`",
         |s| is_reference(s) && !s.contains('@') && !s.rsplit('/').next().unwrap_or_default().contains(':'), env;
+}
+
+impl Namespace {
+    /// Where Kubernetes puts what names none.
+    pub fn default_one() -> Namespace {
+        Namespace("default".into())
+    }
+}
+
+impl BranchName {
+    /// What a new repository has.
+    pub fn main() -> BranchName {
+        BranchName("main".into())
+    }
+}
+
+impl RepositoryPath {
+    /// The whole repository.
+    pub fn root() -> RepositoryPath {
+        RepositoryPath(".".into())
+    }
 }
 
 /// An IANA time zone: `Europe/Berlin`.

@@ -172,6 +172,29 @@ impl Shape for KeySource {
     }
 }
 
+/// Where a key is: as [`KeySource`], or a plain path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPlace(pub KeySource);
+
+impl std::fmt::Display for KeyPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Shape for KeyPlace {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<KeyPlace> {
+        let said = text(node, reader, "where the key is", true)?;
+        if ["file:", "env:", "cmd:"].iter().any(|form| said.starts_with(form)) {
+            return KeySource::read(node, reader).map(KeyPlace);
+        }
+        reader.file(node, &said, Content::Key).map(|path| KeyPlace(KeySource::File(path)))
+    }
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": "string", "minLength": 1 })
+    }
+}
+
 /// Serializes through `Display`.
 macro_rules! serialize_as_text {
     ($($name:ty),+) => { $(
@@ -182,4 +205,4 @@ macro_rules! serialize_as_text {
         }
     )+ };
 }
-serialize_as_text!(Base, Origin, KeySource);
+serialize_as_text!(Base, Origin, KeySource, KeyPlace);

@@ -57,20 +57,25 @@ impl Shape for Mode {
     }
 }
 
+/// The size that `s` spells: a number and a binary unit.
+pub fn size(s: &str) -> Option<Bytes> {
+    let digits = s.bytes().take_while(u8::is_ascii_digit).count();
+    let shift = match s[digits..].trim_start() {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    let number = s[..digits].parse::<u64>().ok().filter(|n| (1..1 << 20).contains(n))?;
+    Some(Bytes(number << shift))
+}
+
 /// A size: a number and a binary unit, `"2GiB"`.
 impl Shape for Bytes {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Bytes> {
         parsed(node, reader, "a size", |s| {
-            let digits = s.bytes().take_while(u8::is_ascii_digit).count();
-            let shift = match s[digits..].trim_start() {
-                "KiB" => Some(10),
-                "MiB" => Some(20),
-                "GiB" => Some(30),
-                "TiB" => Some(40),
-                _ => None,
-            };
-            let number = s[..digits].parse::<u64>().ok().filter(|n| (1..1 << 20).contains(n));
-            number.zip(shift).map(|(n, shift)| Bytes(n << shift)).ok_or_else(|| {
+            size(s).ok_or_else(|| {
                 let shown: String = s.chars().take(80).collect();
                 Wrong::new(
                     format!("`{shown}` is not a size"),
@@ -232,5 +237,51 @@ impl Shape for Port {
             { "type": "integer", "minimum": 1, "maximum": 65535 },
             { "type": "string", "pattern": "^[0-9]{1,5}(/(tcp|udp))?$" },
         ] })
+    }
+}
+
+/// A port of the host that leads to a guest's: `"8080:80"` or `"5353:53/udp"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Forward {
+    /// The host's.
+    pub host: u16,
+    /// The guest's.
+    pub guest: u16,
+    /// Whether it is UDP; TCP otherwise.
+    pub udp: bool,
+}
+
+impl Forward {
+    fn parse(s: &str) -> Option<Forward> {
+        let (ports, udp) = match s.split_once('/') {
+            None | Some((_, "tcp")) => (s.split('/').next()?, false),
+            Some((ports, "udp")) => (ports, true),
+            Some(_) => return None,
+        };
+        let (host, guest) = ports.split_once(':')?;
+        let port = |s: &str| s.parse::<u16>().ok().filter(|n| *n > 0);
+        Some(Forward { host: port(host)?, guest: port(guest)?, udp })
+    }
+}
+
+impl Serialize for Forward {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let protocol = if self.udp { "udp" } else { "tcp" };
+        serializer.collect_str(&format_args!("{}:{}/{protocol}", self.host, self.guest))
+    }
+}
+
+impl Shape for Forward {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Forward> {
+        parsed(node, reader, "a forwarded port", |s| {
+            Forward::parse(s).ok_or_else(|| {
+                let shown: String = s.chars().take(80).collect();
+                let help = "the host's port and the guest's, such as \"8080:80\" or \"5353:53/udp\"";
+                Wrong::new(format!("`{shown}` is not a forwarded port"), help)
+            })
+        })
+    }
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": "string", "pattern": "^[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp))?$" })
     }
 }

@@ -9,7 +9,7 @@ const DIR: &str = "/releases/v1.34.2%2Bk3s1/";
 
 fn wanted() -> Wanted {
     let (product, arch) = (Product::K3s, Arch::Amd64);
-    let files = vec![product.program(arch), product.images(arch)];
+    let files = vec![product.program(VERSION, arch), product.images(arch).unwrap()];
     Wanted { product, version: VERSION.into(), arch, files }
 }
 
@@ -228,4 +228,37 @@ fn a_server_that_trickles_is_left_and_named() {
     });
     let (result, _cache) = pinned(&place);
     assert_fails(result.map(drop), Kind::Fetch, &["/k3s"]);
+}
+
+#[test]
+fn a_file_with_a_sha512_sum_beside_it_is_held_against_that() {
+    use sha2::{Digest as _, Sha512};
+    let dir = tempfile::tempdir().unwrap();
+    let release = dir.path().join("v1.22.1");
+    std::fs::create_dir(&release).unwrap();
+    let (product, arch, version) = (Product::Kubeedge, Arch::Arm64, "v1.22.1");
+    let file = product.program(version, arch);
+    assert_eq!(file, "kubeedge-v1.22.1-linux-arm64.tar.gz");
+    let sums = release.join("checksum_kubeedge-v1.22.1-linux-arm64.tar.gz.txt");
+    let wanted = Wanted { product, version: version.into(), arch, files: vec![file.clone()] };
+    let place = Place::Url(format!("file://{}", dir.path().display()));
+    let cache = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(cache.path()).unwrap();
+    let pinned = || pin(&wanted, &place, &impatient(), &blobs, &Cancel::default());
+    std::fs::write(release.join(&file), "archive").unwrap();
+    let right = hex(&Sha512::digest("archive"));
+    for (text, said) in [
+        (hex(&Sha512::digest("another")), &right[..]),
+        (Digest::of("archive").hex(), "no SHA-512 sum"),
+        (String::new(), "no SHA-512 sum"),
+    ] {
+        std::fs::write(&sums, text).unwrap();
+        assert_fails(pinned().map(drop), Kind::Verify, &[&file, said]);
+        assert!(blobs.get(Digest::of("archive")).unwrap().is_none());
+    }
+    std::fs::write(&sums, format!("{right}\n")).unwrap();
+    assert_eq!(pinned().unwrap()[0].digest, Digest::of("archive"));
+    assert!(blobs.get(Digest::of("archive")).unwrap().is_some());
+    std::fs::remove_file(&sums).unwrap();
+    assert_fails(pinned().map(drop), Kind::Fetch, &["checksum_kubeedge"]);
 }

@@ -1,6 +1,7 @@
 //! Rows of the threat table that are the device's, a test each, named for the threat.
 
 mod bundles;
+mod certificates;
 mod clocks;
 mod copies;
 mod leaks;

@@ -1,8 +1,8 @@
 //! Kubernetes manifests, and what podman could not start of them.
 #![no_main]
 
-use forge::layer::kubernetes::podman::{self, Workload};
-use forge::layer::workload::manifest;
+use forge::layer::kubernetes::podman;
+use forge::layer::workload::{Workload, manifest};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(manifest) = manifest::parse("app.yaml", bytes) {

@@ -141,6 +141,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     put("manifest", "pod", POD.as_bytes())?;
+    put("chart", "index", b"entries:\n  broker:\n  - {version: 1.0.0, urls: [b.tgz]}\n")?;
     for name in [
         "registry.example:5000/a/b:1@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "docker.io/library/a:latest",

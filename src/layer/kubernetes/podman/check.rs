@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 /// ties a pod to its unit: Podman 5.4 makes one for pods and deployments only, and crashes when a file has neither.
 const KINDS: [&str; 4] = ["Pod", "Deployment", "ConfigMap", "PersistentVolumeClaim"];
 
+/// Where directories can be made: on the state partition, and in memory.
+const WRITABLE: [&str; 6] = ["/var", "/srv", "/opt", "/home", "/run", "/tmp"];
+
 /// All faults, sorted by file and place.
 pub fn workloads(workloads: &[Workload]) -> Vec<Fault> {
     let mut faults = vec![];
@@ -25,6 +28,15 @@ pub fn workloads(workloads: &[Workload]) -> Vec<Fault> {
             }
             for image in manifest.images() {
                 check_pull(image, &mut at);
+            }
+            for (path, place) in manifest.pods().flat_map(|(_, pod)| &pod.made_paths) {
+                if !WRITABLE
+                    .iter()
+                    .any(|dir| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')))
+                {
+                    let hint = "the root is read-only; below /var, /srv, /opt and /home things stay, also over updates";
+                    at(*place, format!("`{path}` cannot be made on the device"), Some(hint));
+                }
             }
             for (object, _) in manifest.pods() {
                 let name = pod_name(object);

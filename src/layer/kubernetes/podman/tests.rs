@@ -112,3 +112,15 @@ fn what_podman_cannot_run_is_named_with_its_line() {
     let good = pod("a", ports) + "---\n" + &deployment("  replicas: 1\n");
     assert_eq!(check(&[workload("w", &[("a.yaml", &good)])]), []);
 }
+
+#[test]
+fn a_directory_of_the_read_only_root_cannot_be_made() {
+    let volumes = |path: &str| {
+        let more =
+            format!("  volumes:\n  - {{name: v, hostPath: {{path: {path}, type: DirectoryOrCreate}}}}\n");
+        check(&[workload("pos", &[("pos.yaml", &pod("pos", &more))])])
+    };
+    assert_eq!(volumes("/var/lib/sales"), []);
+    let faults = volumes("/usr/share/sales");
+    assert_eq!(faults[0].to_string(), "pos.yaml:8:32: `/usr/share/sales` cannot be made on the device");
+}

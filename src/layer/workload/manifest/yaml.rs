@@ -124,6 +124,14 @@ enum Children {
 /// [`BadYaml`] with the first fault: syntax, a duplicate key, a key that is no text, an alias of nothing or of what it
 /// stands in, too many nodes or too deep.
 pub fn parse(text: &str) -> Result<Vec<Arc<Node>>, BadYaml> {
+    parse_up_to(text, MAX_NODES)
+}
+
+/// [`parse`], with another bound for the count of nodes.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_up_to(text: &str, nodes: u64) -> Result<Vec<Arc<Node>>, BadYaml> {
     let mut documents = vec![];
     let mut open: Vec<Open> = vec![];
     let mut anchors: BTreeMap<usize, Arc<Node>> = BTreeMap::new();
@@ -192,8 +200,8 @@ pub fn parse(text: &str) -> Result<Vec<Arc<Node>>, BadYaml> {
         }
         // Each node is weighed as soon as it is complete: an alias of it can only follow.
         let heaviest = open.last().map_or(0, Open::weight);
-        if total.saturating_add(heaviest) > MAX_NODES {
-            return bad("more than 200000 nodes, aliases written out");
+        if total.saturating_add(heaviest) > nodes {
+            return bad(&format!("more than {nodes} nodes, aliases written out"));
         }
     }
     Ok(documents)

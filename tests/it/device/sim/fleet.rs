@@ -38,7 +38,7 @@ pub struct SimFleet {
 pub struct Tokens;
 
 impl GrantSource for Tokens {
-    fn material(&self, device: &Device, _: &[Csr]) -> anyhow::Result<Material> {
+    fn material(&self, device: &Device, _: &[Csr], _: Epoch) -> anyhow::Result<Material> {
         let file = |path: &str, text: String| File {
             path: path.into(),
             mode: 0o600,
@@ -84,7 +84,13 @@ impl SimFleet {
     /// The image that its boxes run.
     pub fn image(&self) -> Image {
         let trust: Trust = self.keys.trust();
-        Image { profile: "store".into(), root_hash: None, built_at: Epoch(START.0 - 86_400), trust }
+        Image {
+            profile: "store".into(),
+            root_hash: None,
+            built_at: Epoch(START.0 - 86_400),
+            trust,
+            edgecore: false,
+        }
     }
 
     /// At `at`, an operator does that.

@@ -80,6 +80,8 @@ pub struct SimBox {
     pub calls: u64,
     pub active: bool,
     pub activations: u32,
+    /// Of these, with a grant that the services had not read.
+    pub rereads: u32,
     pub forgotten: u32,
     pub configured: u32,
     pub left: BTreeMap<String, Vec<u8>>,
@@ -135,6 +137,7 @@ impl SimBox {
             calls: 0,
             active: false,
             activations: 0,
+            rereads: 0,
             forgotten: 0,
             configured: 0,
             left: BTreeMap::new(),
@@ -415,7 +418,7 @@ impl Screen for SimBox {
 }
 
 impl Services for SimBox {
-    fn activate(&mut self) -> anyhow::Result<()> {
+    fn activate(&mut self, changed: bool) -> anyhow::Result<()> {
         self.tick();
         assert!(
             self.disk.read_link(Path::new("/var/lib/forge/enroll/applied")).is_some(),
@@ -423,6 +426,7 @@ impl Services for SimBox {
         );
         self.active = true;
         self.activations += 1;
+        self.rereads += u32::from(changed);
         Ok(())
     }
     fn deactivate(&mut self) -> anyhow::Result<()> {

@@ -1,0 +1,152 @@
+//! Secure Boot as a firmware enforces it: a device takes its own keys in setup mode, starts what they signed, and nothing else.
+
+use crate::boots::{BOOT, DISK, given};
+use crate::fixture::{self, FORGE, Fixture, ok};
+use crate::vm::{Opts, Vm};
+use forge::boot::authenticode;
+use forge::disk::DiskImage;
+use forge::disk::gpt::PartitionType;
+use forge::sign::KeyRef;
+use forge::sign::rsa::BootSigner;
+use forge::tree::Content;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Firmware and boot loader say no within seconds, emulated and on a busy machine within this.
+const REFUSAL: Duration = Duration::from_secs(180);
+
+#[test]
+fn only_what_the_owners_key_signed_is_started() {
+    let Some((_, opts)) = given() else { return };
+    let Some(shared) = fixture::shared() else { return };
+    let opts = Opts { secure_boot: true, ports: vec![], ..opts };
+    let dir = shared.scratch();
+    let (release, key) = signed(shared, dir.path());
+    let disk = dir.path().join("device.raw");
+    forge::run::disk::unpack(&release.join("amd64/disk.raw.zst"), &disk, DISK).unwrap();
+
+    let mut own = Vm::boot(&disk, &opts);
+    let took = own.wait_for("boot complete, good", BOOT);
+    println!("keys taken and first boot under Secure Boot: {took:?}");
+    assert!(own.has_said("Secure boot enabled"), "{}", own.console.tail());
+    own.power_off_hard();
+
+    // The same firmware, with the keys that it took.
+    let uki = kernel(&disk);
+    let image = Esp::of(&disk).read(&uki);
+    let mut changed = image.clone();
+    let at = changed.windows(8).position(|w| w == b"roothash").unwrap();
+    changed[at + 9] ^= 1;
+    let other = dir.path().join("other.key");
+    ok(Command::new(FORGE).args(["key", "generate", "--secure-boot", "--no-passphrase"]).arg(&other));
+    for (what, image) in [
+        ("another command line", changed),
+        ("another's key", by(&other, &plain(&image))),
+        ("no key", plain(&image)),
+    ] {
+        Esp::of(&disk).write(&uki, &image);
+        let mut refused = Vm::boot(&disk, &opts);
+        refused.wait_for("Access denied", REFUSAL);
+        assert!(!refused.has_said("Linux version"), "{what} was started: {}", refused.console.tail());
+        println!("{what}: refused");
+    }
+    Esp::of(&disk).write(&uki, &by(&key, &plain(&image)));
+    let mut again = Vm::boot(&disk, &opts);
+    again.wait_for("Secure boot enabled", BOOT);
+    again.power_off_hard();
+    // The boot loader itself, by the firmware.
+    let loader = "EFI/BOOT/BOOTX64.EFI";
+    let mut changed = Esp::of(&disk).read(loader);
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    for loader in [loader, "EFI/systemd/systemd-bootx64.efi"] {
+        Esp::of(&disk).write(loader, &changed);
+    }
+    let mut refused = Vm::boot(&disk, &opts);
+    refused.wait_for("Access Denied", REFUSAL);
+    assert!(!refused.has_said("Linux version"));
+}
+
+/// A release of the quickstart whose boot is signed, and its key.
+fn signed(shared: &Fixture, dir: &Path) -> (PathBuf, PathBuf) {
+    let profile = shared.source_in(dir);
+    let key = profile.with_file_name("secure-boot.key");
+    ok(Command::new(FORGE).args(["key", "generate", "--secure-boot", "--no-passphrase"]).arg(&key));
+    let keys =
+        "secure-boot = { key = \"secure-boot.key\", cert = \"secure-boot.crt\", enroll = \"if-safe\" }";
+    let text = std::fs::read_to_string(&profile).unwrap();
+    let (before, after) = text.split_once("[sign]\n").unwrap();
+    std::fs::write(&profile, format!("{before}[sign]\n{keys}\n{after}")).unwrap();
+    let told = ok(fixture::forge(&shared.cache())
+        .args(["--json", "build"])
+        .arg(&profile)
+        .arg("--out")
+        .arg(dir.join("dist")));
+    (fixture::events(&told, "release")[0]["dir"].as_str().unwrap().into(), key)
+}
+
+/// The image without its signature.
+fn plain(image: &[u8]) -> Vec<u8> {
+    let optional = u32::from_le_bytes(image[0x3c..0x40].try_into().unwrap()) as usize + 24;
+    let entry = optional + 144;
+    let at = u32::from_le_bytes(image[entry..entry + 4].try_into().unwrap()) as usize;
+    let mut plain = image[..at].to_vec();
+    plain[entry..entry + 8].fill(0);
+    plain
+}
+
+/// The image signed by the key at `key`, whose certificate lies beside it.
+fn by(key: &Path, image: &[u8]) -> Vec<u8> {
+    let certificate = std::fs::read(key.with_extension("crt")).unwrap();
+    let signer =
+        BootSigner::open(&KeyRef::File(key.into()), &certificate, || anyhow::bail!("it is not encrypted"))
+            .unwrap();
+    let prepared = authenticode::prepare(image.to_vec().into(), signer.certificate()).unwrap();
+    let out = tempfile::tempfile().unwrap();
+    prepared.write(&signer.sign(prepared.message()).unwrap(), &out).unwrap();
+    Content::of_file(Arc::new(out)).unwrap().to_vec(1 << 30).unwrap()
+}
+
+/// The path of the disk's one kernel image, which is renamed while its tries are counted.
+fn kernel(disk: &Path) -> String {
+    let listed = ok(Command::new(mtools("mdir")).args(["-b", "-i", &Esp::of(disk).0, "::EFI/Linux"]));
+    let one = listed.lines().find(|line| line.ends_with(".efi")).unwrap_or_else(|| panic!("{listed}"));
+    one.trim_start_matches("::/").to_string()
+}
+
+fn mtools(name: &str) -> PathBuf {
+    ["/usr/bin", "/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|p| p.exists())
+        .expect("mtools is there")
+}
+
+/// The ESP of a disk, as mtools name it.
+struct Esp(String);
+
+impl Esp {
+    fn of(disk: &Path) -> Esp {
+        let content = Content::of_file(Arc::new(File::open(disk).unwrap())).unwrap();
+        let image = DiskImage::open(content).unwrap();
+        let esp = image.table().partitions.iter().find(|p| p.type_guid == PartitionType::Esp.guid()).unwrap();
+        Esp(format!("{}@@{}", disk.display(), esp.offset))
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        let out =
+            Command::new(mtools("mcopy")).args(["-i", &self.0, &format!("::{path}"), "-"]).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        out.stdout
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let target = format!("::{path}");
+        ok(Command::new(mtools("mcopy")).args(["-o", "-i", &self.0]).arg(file.path()).arg(target));
+    }
+}
