@@ -38,7 +38,12 @@ impl Target {
         let target = |length, form| Ok(Target { path: path.into(), length, form });
         let meta = match std::fs::metadata(path) {
             Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !is_device_name(path) => {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // A typing error below /dev would fill the memory that it lies in.
+                if path.starts_with("/dev") {
+                    let given = path.display().to_string();
+                    return Err(Unfit::NoDisk { given, why: "it is not there".into() }.into());
+                }
                 return target(length, Form::New(new(path, length)?));
             }
             Err(e) => return Err(e).with_context(|| format!("opening {}", path.display())),
@@ -114,11 +119,6 @@ impl Target {
             Form::Disk(..) | Form::File(_) => Ok(()),
         }
     }
-}
-
-/// A typing error below /dev would fill the memory that it lies in.
-fn is_device_name(path: &Path) -> bool {
-    path.starts_with("/dev")
 }
 
 fn new(path: &Path, length: u64) -> anyhow::Result<Staged> {

@@ -278,6 +278,8 @@ fn what_must_not_be_written_leaves_the_target_as_it_was() {
     assert!(std::fs::read(&small).unwrap().iter().all(|byte| *byte == 0xaa));
     let said = refused(&mut bench.flash(bench.dir.path()), 2);
     assert!(said.contains("a directory"), "{said}");
+    let said = refused(&mut bench.flash(Path::new("/dev/no-such-disk")), 2);
+    assert!(said.contains("/dev/no-such-disk is no disk: it is not there"), "{said}");
     let mut asking = forge(&bench.path("cache"));
     asking.arg("flash").arg(bench.path("release")).arg(&stick).stdin(Stdio::null());
     let said = refused(&mut asking, 2);
