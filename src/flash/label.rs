@@ -110,9 +110,9 @@ impl Label {
         }
         if let Some(code) = self.qr() {
             text.push('\n');
-            // Light modules are drawn: terminals are dark more often than not, and readers take both.
+            // The light modules are drawn, as on the box's own screen: a terminal is dark more often than not.
             text +=
-                &code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
+                &code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
             text.push('\n');
         }
         text
