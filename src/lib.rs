@@ -14,6 +14,7 @@
 //! | [`publish`] | release → registry | [`publish::push`] | registry |
 //! | [`enroll`] | fleet keys, inventory → bundles | [`enroll::issue()`], onto a [`carrier`] | nothing |
 //! | [`seed`] | profile, inventory → what boxes with other systems are told | [`seed::emit`], onto a [`carrier`] | nothing |
+//! | [`flash`] | disk image, bundle → a disk or stick, read back | [`flash::write`] | a disk that was confirmed |
 //! | [`run`] | disk image → a booted device | [`run::run`] | pinned tools ([`toolbox`]) |
 //! | [`trial`] | disk image → does it join its fleet? | [`trial::Trial::run`] | pinned tools, a fleet of its own |
 //!
@@ -30,7 +31,7 @@
 //!
 //! words ([`model`], [`error`]) ← edges and shapes ([`host`], [`tree`], [`template`], [`oci`]) ← domain ([`profile`],
 //! [`source`], [`debian`], [`boot`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`], [`attest`]) ← effects
-//! ([`build`], [`release`], [`publish`], [`run`], [`toolbox`]) ← surface ([`cli`]). A test holds this against the code, room
+//! ([`build`], [`release`], [`publish`], [`flash`], [`run`], [`toolbox`]) ← surface ([`cli`]). A test holds this against the code, room
 //! by room.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant and inspect files"))]
@@ -53,6 +54,8 @@ pub mod device;
 pub mod disk;
 pub mod enroll;
 pub mod error;
+#[cfg(feature = "cli")]
+pub mod flash;
 #[cfg(feature = "cli")]
 pub mod fleet;
 pub mod host;

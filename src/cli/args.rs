@@ -1,9 +1,11 @@
 //! The arguments of every verb; their help text is the reference.
 
 mod enroll;
+mod flash;
 mod fleet;
 
 pub use enroll::*;
+pub use flash::*;
 pub use fleet::*;
 
 use super::ui::Color;
@@ -151,6 +153,11 @@ pub enum Verb {
         /// The layout's directory
         path: PathBuf,
     },
+    /// Write a disk image to a disk or stick, read it back and compare; without DEVICE, list the disks to choose from
+    #[command(
+        after_help = "Examples:\n  forge flash dist/store/2026.11.22\n  forge flash dist/store/2026.11.22 /dev/sdb --key keys/release.pub\n  forge flash dist/store/2026.11.22 /dev/sdb --key keys/release.pub --bundle bundles/till-1 --label=till-1.svg --yes"
+    )]
+    Flash(FlashArgs),
     /// Boot a disk image in QEMU: UEFI, the serial console on this terminal (Ctrl-A x ends it)
     #[command(
         after_help = "Examples:\n  forge run dist/store/2026.11.22\n  forge run disk.raw.zst --port 8080:8080 --headless\n  forge run installer.iso --persist box.raw && forge run box.raw"

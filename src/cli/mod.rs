@@ -9,6 +9,7 @@ mod device;
 mod doctor;
 mod enroll;
 mod export;
+mod flash;
 mod fleet;
 mod init;
 mod inspect;
@@ -116,6 +117,7 @@ fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
         Verb::Fleet { verb } => fleet::run(session, verb),
         Verb::Test(args) => trial::run(session, &args),
         Verb::Explain { code } => enroll::explain(session, code.as_deref()),
+        Verb::Flash(args) => flash::run(session, &args),
         Verb::Run { path, options } => run::run(session, &path, &options),
         Verb::Init { dir, template } => init::run(session, &dir, &template),
         Verb::Schema => init::schema(session),

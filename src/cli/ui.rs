@@ -106,6 +106,14 @@ impl Ui {
         }
     }
 
+    /// A question to the person at the terminal: said even where nothing else is, and without a line's end.
+    pub fn question(&self, text: impl std::fmt::Display) {
+        self.bars.suspend(|| {
+            let mut stderr = std::io::stderr().lock();
+            let _ = write!(stderr, "{}", shown(&text.to_string(), self.color)).and_then(|()| stderr.flush());
+        });
+    }
+
     /// A line for a person who asked for more (`-v`).
     pub fn detail(&self, text: impl std::fmt::Display) {
         if self.verbose {

@@ -121,6 +121,34 @@ pub fn release(
     Ok(manifest)
 }
 
+/// What one artifact of a release has to be, by its path in it: the digest that the signed sums, the manifest that they
+/// list, and its own signature all say. The artifact itself is not read.
+///
+/// # Errors
+/// [`Kind::Verify`], naming what does not hold.
+pub fn artifact(dir: &Path, name: &str, key: &PublicKey) -> anyhow::Result<Digest> {
+    let sums = text(dir, SUMS)?;
+    let listed = seal::verify::sums(&sums, text(dir, SUMS_SIGNATURE)?.trim(), key).kind(Kind::Verify)?;
+    let signed = |name: &str| {
+        let found = listed.get().iter().find(|(path, _)| path == name);
+        found.map(|(_, digest)| *digest).ok_or_else(|| refused(anyhow!("{name} is in no signed list")))
+    };
+    let manifest = text(dir, MANIFEST)?;
+    if Digest::of(manifest.as_bytes()) != signed(MANIFEST)? {
+        return Err(refused(anyhow!("{MANIFEST} is not the one that is signed")));
+    }
+    let digest = signed(name)?;
+    let manifest = Manifest::from_bytes(manifest.as_bytes())
+        .with_context(|| format!("reading {MANIFEST}"))
+        .kind(Kind::Verify)?;
+    if !manifest.artifacts.iter().any(|artifact| artifact.path == name && artifact.digest == digest) {
+        return Err(refused(anyhow!("{name} is another in the manifest than in the sums")));
+    }
+    let bundle = text(dir, &format!("{name}{}", seal::BUNDLE_EXTENSION))?;
+    seal::verify::file(name, digest, bundle.as_bytes(), key).kind(Kind::Verify)?;
+    Ok(digest)
+}
+
 fn refused(error: anyhow::Error) -> anyhow::Error {
     error::of(Kind::Verify, error)
 }

@@ -1,10 +1,11 @@
 //! An enrollment bundle's folder → the FORGE-ENROLL partition of a disk, as a person's laptop would copy it there.
 
 use crate::disk::fat::{self, FatSpec};
-use crate::disk::gpt::{PartitionType, Table};
+use crate::disk::gpt::{Partition, PartitionType, Table};
 use crate::disk::{ENROLL_LABEL, ENROLL_SIZE};
 use crate::enroll::bundle::{BOOTSTRAP, DIRECTORY, FILES};
 use crate::host::{clock, fs};
+use crate::model::Epoch;
 use crate::tree::{Content, Node, Tree, TreePath};
 use anyhow::{Context as _, ensure};
 use std::fs::{File, OpenOptions};
@@ -52,19 +53,28 @@ pub fn place(tree: &Tree, disk: &Path) -> anyhow::Result<()> {
     let mut partitions = table.partitions.iter().filter(|p| p.type_guid == PartitionType::Enroll.guid());
     let place =
         partitions.next().with_context(|| format!("{} has no FORGE-ENROLL partition", disk.display()))?;
-    ensure!(place.length >= ENROLL_SIZE, "the FORGE-ENROLL partition has only {} bytes", place.length);
     // What was there goes: the writer leaves out what is zero.
-    file.write_all_at(&vec![0; ENROLL_SIZE as usize], place.offset)?;
+    file.write_all_at(&vec![0; place.length.min(ENROLL_SIZE) as usize], place.offset)?;
+    format(tree, place, clock::now(), &file, place.offset)?;
+    Ok(file.sync_all()?)
+}
+
+/// Writes the volume of the partition `place` with the files of `tree`, all of the time `epoch`, to `file` from byte `at`
+/// on, where zeros are.
+///
+/// # Errors
+/// When the partition is too small for a volume, or `file` cannot be written.
+pub fn format(tree: &Tree, place: &Partition, epoch: Epoch, file: &File, at: u64) -> anyhow::Result<()> {
+    ensure!(place.length >= ENROLL_SIZE, "the FORGE-ENROLL partition has only {} bytes", place.length);
     let spec = FatSpec {
         size: ENROLL_SIZE,
         fat32: false,
         label: ENROLL_LABEL.into(),
         volume_id: fat::volume_id(&place.guid),
         hidden: place.offset,
-        epoch: clock::now(),
+        epoch,
     };
-    fat::write(tree, &spec, &file, place.offset).context("writing the FORGE-ENROLL partition")?;
-    Ok(file.sync_all()?)
+    fat::write(tree, &spec, file, at).context("writing the FORGE-ENROLL partition")
 }
 
 #[cfg(test)]
@@ -72,7 +82,7 @@ mod tests {
     use super::*;
     use crate::disk::fat::foreign::Foreign;
     use crate::disk::{self, DiskSpec, PartitionContent, PartitionSpec};
-    use crate::model::{Digest, Epoch, Guid};
+    use crate::model::{Digest, Guid};
 
     #[test]
     fn a_bundle_lands_in_its_partition_of_a_grown_disk_and_replaces_the_last() {

@@ -51,14 +51,15 @@ const TABLE: &[(&str, &[&str])] = &[
         &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
     ),
     ("run", &["disk", "enroll", "host", "tree"]),
+    ("flash", &["disk", "enroll", "host", "run", "sign", "tree"]),
     ("trial", &["carrier", "device", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),
     (
         "cli",
         &[
-            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "fleet", "host", "inspect",
-            "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal", "seed", "sign",
-            "source", "template", "toolbox", "tree", "trial",
+            "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "flash", "fleet", "host",
+            "inspect", "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal",
+            "seed", "sign", "source", "template", "toolbox", "tree", "trial",
         ],
     ),
     ("lib", &[]),

@@ -18,6 +18,7 @@ mod device;
 mod disk;
 mod export;
 mod fixture;
+mod flash;
 mod fleet;
 mod formats;
 mod golden;
