@@ -137,7 +137,7 @@ pub fn say(line: &str) {
     }
 }
 
-/// Text without what moves a cursor, at most [`MAX_VALUE`] letters.
+/// Text without what moves a cursor, and no longer than a line.
 pub fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_VALUE).collect()
 }

@@ -19,7 +19,7 @@
 //! websocket = "cloudcore.farms.example:10000"
 //! ```
 //!
-//! Another kind is another module and another arm in [`Join`].
+//! Another kind is another module and another arm in `Join`.
 
 pub mod api;
 pub mod k3s;

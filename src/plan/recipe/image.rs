@@ -1,0 +1,194 @@
+//! What starts a device and what it is started from: initrd, kernel image, disk, installer.
+
+use crate::boot::slot::Volume;
+use crate::disk::format::Format;
+use crate::disk::order::{After, DiskRule};
+use crate::model::{Arch, Digest};
+use crate::plan::StepId;
+use serde::Serialize;
+
+/// The initrd.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Initrd {
+    /// For which architecture.
+    pub arch: Arch,
+    /// The tree that it is taken from.
+    pub os: StepId,
+}
+
+/// A read-only file system and its verity tree.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Filesystem {
+    /// Layers, lower first.
+    pub layers: Vec<StepId>,
+    /// Volume name.
+    pub label: String,
+}
+
+/// The unified kernel image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Uki {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Where kernel and stub are from.
+    pub os: StepId,
+    /// The initrd.
+    pub initrd: StepId,
+    /// The root file system, whose hash goes into the command line.
+    pub root: StepId,
+    /// The payload, whose hash goes in too.
+    pub payload: Option<StepId>,
+    /// Further arguments of the kernel.
+    pub kernel_args: Vec<String>,
+    /// Site, in os-release.
+    pub name: String,
+    /// Version, in os-release.
+    pub version: String,
+}
+
+/// systemd-boot, where it is signed.
+pub const LOADER: &str = "systemd-boot.efi";
+
+/// What starts a device, signed for UEFI Secure Boot.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Signed {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Where systemd-boot is from.
+    pub os: StepId,
+    /// The kernel image.
+    pub uki: StepId,
+    /// Digest of the certificate's file. The key is not part of a plan: with it come other signatures, under another
+    /// certificate.
+    pub certificate: Digest,
+}
+
+/// What systemd-boot does with the keys on the ESP, on a machine whose firmware has none (loader.conf(5),
+/// `secure-boot-enroll`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enrol {
+    /// Nothing.
+    Off,
+    /// Offers them in its menu.
+    Manual,
+    /// Takes them where that can cost nobody a machine: in a virtual one.
+    IfSafe,
+}
+
+/// One output of a step, compressed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Frame {
+    /// The step.
+    pub of: StepId,
+    /// Its output.
+    pub output: String,
+    /// The partition that it goes into, which says how long that is.
+    pub volume: Volume,
+}
+
+/// A disk image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Disk {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Site, in partition names and in the kernel's file name.
+    pub name: String,
+    /// Version, in the same places.
+    pub version: String,
+    /// Where systemd-boot is from.
+    pub os: StepId,
+    /// The kernel to start.
+    pub uki: StepId,
+    /// The root file system.
+    pub root: StepId,
+    /// The payload.
+    pub payload: Option<StepId>,
+    /// As what it is written.
+    pub form: DiskForm,
+    /// Where [`Disk::uki`] is signed: what becomes of the keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<Enrol>,
+}
+
+/// As what a disk is written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskForm {
+    /// The plain bytes.
+    Raw,
+    /// zstd frames one behind the other; in it the [`Frame`] steps of root, its tree, payload and its tree, as far as they
+    /// are there.
+    Compressed(Vec<StepId>),
+    /// A hypervisor's format.
+    Machine(Format),
+}
+
+impl Disk {
+    /// The output's name, which is the artifact's.
+    pub fn file(&self) -> String {
+        let extension = match &self.form {
+            DiskForm::Raw => "raw",
+            DiskForm::Compressed(_) => "raw.zst",
+            DiskForm::Machine(format) => format.extension(),
+        };
+        format!("disk.{extension}")
+    }
+
+    pub(super) fn frames(&self) -> &[StepId] {
+        match &self.form {
+            DiskForm::Compressed(frames) => frames,
+            DiskForm::Raw | DiskForm::Machine(_) => &[],
+        }
+    }
+}
+
+/// An installer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Installer {
+    /// For which architecture.
+    pub arch: Arch,
+    /// Where kernel, stub and drivers are from.
+    pub os: StepId,
+    /// The device's initrd.
+    pub initrd: StepId,
+    /// The device's kernel image, from which the disk has its UUID.
+    pub uki: StepId,
+    /// The compressed disk image that it installs.
+    pub disk: StepId,
+    /// The program `forge-device`.
+    pub program: Digest,
+    /// Which disk it takes.
+    pub rule: DiskRule,
+    /// Whether a disk that holds something else is written over.
+    pub overwrite: bool,
+    /// What comes afterwards.
+    pub after: After,
+    /// Where a network boot fetches the image from.
+    pub url: Option<String>,
+    /// Further arguments of the kernel.
+    pub kernel_args: Vec<String>,
+    /// Site.
+    pub name: String,
+    /// Version.
+    pub version: String,
+}
+
+/// An installer's medium.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Iso {
+    /// For which architecture.
+    pub arch: Arch,
+    /// What it starts.
+    pub installer: StepId,
+    /// The compressed disk image.
+    pub disk: StepId,
+}
