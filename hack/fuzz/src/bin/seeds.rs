@@ -3,6 +3,7 @@
 use forge::boot::verity::{self, VeritySpec};
 use forge::debian::{archive::ListInfo, openpgp::Keyring};
 use forge::disk::{erofs, fat, gpt};
+use forge::enroll::csr::CertificateKey;
 use forge::lock::{self, Lock, LockedArchive, LockedFile, LockedPackage, PackageSet, SetVariant};
 use forge::model::{Arch, Bytes, Digest, Epoch, Guid};
 use forge::oci::{self, image, layer};
@@ -208,6 +209,11 @@ fn disks(tree: &Tree, put: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) ->
     put("verity", "tree", &[root.as_bytes(), &bytes[..], &data].concat())?;
 
     put("pe", "uki", &uki())?;
+    put("authenticode", "unsigned", &uki())?;
+    put("csr", "request", &CertificateKey::generate()?.request("till-1")?)?;
+    let mut medium = vec![0; 8 * 2048];
+    medium[..7].copy_from_slice(b"\x01CD001\x01");
+    put("iso", "descriptor", &medium)?;
     put("elf", "header", &elf())?;
     Ok(())
 }
@@ -358,6 +364,8 @@ fn lock() -> String {
         packages: vec![package],
         images: vec![],
         releases: vec![],
+        remotes: vec![],
+        charts: vec![],
         files: vec![LockedFile { path: "app.yaml".into(), size: Bytes(3), digest }],
     }
     .to_text()
