@@ -346,6 +346,17 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
         for file in &released {
             let _ = writeln!(human, "to fetch: {file}, {}", file.size);
         }
+        let mut partitions = BTreeMap::new();
+        for (arch, wanted) in &profile.arch {
+            let least = plan::fit::partitions(wanted, &lock, *arch);
+            let plan::fit::Partitions { esp, root, payload, enroll } = least;
+            let whole = least.whole();
+            let _ = writeln!(
+                human,
+                "on a disk, {arch}: at least {whole} (esp {esp}, two slots of root {root} and payload {payload}, bundle {enroll}), then state"
+            );
+            partitions.insert(arch, least);
+        }
         let mut rows = vec![];
         for step in &plan.steps {
             let why = shop.cache.reason(step)?;
@@ -358,7 +369,7 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
             );
             rows.push(serde_json::json!({ "step": step.id, "key": step.key, "cached": why.is_none(), "why": why, "recipe": step.recipe }));
         }
-        session.ui.result("plan", &serde_json::json!({ "name": plan.name, "version": plan.version, "epoch": plan.epoch, "digest": plan.digest(), "fetch": { "packages": missing.len(), "size": download, "releases": released }, "steps": rows }), human);
+        session.ui.result("plan", &serde_json::json!({ "name": plan.name, "version": plan.version, "epoch": plan.epoch, "digest": plan.digest(), "fetch": { "packages": missing.len(), "size": download, "releases": released }, "partitions": partitions, "steps": rows }), human);
     }
     Ok(())
 }

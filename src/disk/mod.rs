@@ -49,6 +49,8 @@ pub use write::{DiskError, DiskSpec, PartitionContent, PartitionSpec, compose, p
 /// The size of FORGE-ENROLL and of a bundle's stick, in bytes: a bundle is kilobytes, and less is no FAT16 that
 /// everything mounts.
 pub const ENROLL_SIZE: u64 = 16 << 20;
+/// The least ESP, in bytes: room for the kernels of two slots and for one that is being written, of up to 80 MiB each.
+pub const ESP_LEAST: u64 = 256 << 20;
 /// Its partition type: forge's own, drawn once and kept for ever, because devices find the partition by it.
 pub const ENROLL_TYPE: crate::model::Guid =
     crate::model::Guid::from_u128(0xb40ac0b4_e023_4b36_95ea_de8bd1e5ca07);

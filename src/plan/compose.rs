@@ -162,6 +162,7 @@ impl Composer<'_> {
 
         let mut target = Target::default();
         if [Artifact::Disk, Artifact::Iso, Artifact::Netboot].iter().any(|a| wanted.artifacts.contains(a)) {
+            fit::disk(wanted, self.lock, arch)?;
             let root_layers = layers.iter().map(|(_, id)| id.clone()).collect();
             self.disk(arch, wanted, &os, root_layers, payload.as_ref(), &mut target)?;
         }
@@ -296,7 +297,6 @@ impl Composer<'_> {
                 });
             }
         }
-        fit::disk(wanted, self.lock, arch)?;
         let runner = match distribution::product(wanted) {
             Some(_) => Runner::Cluster,
             None if kubeedge => Runner::Kubeedge,

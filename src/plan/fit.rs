@@ -3,12 +3,14 @@
 //! Memory and processors are what containers request, or are limited to where they request nothing, for every replica; a
 //! virtual machine takes all that it is given. The disk holds two slots of everything that is carried.
 
-use super::compose::PlanError;
+use super::compose::{OS_SET, PlanError, container_set};
+use crate::disk::{ENROLL_SIZE, ESP_LEAST};
 use crate::layer::workload::manifest::yaml::Place;
 use crate::layer::workload::{Workload, manifest::Object};
 use crate::lock::Lock;
 use crate::model::{Arch, Bytes, Digest};
 use crate::profile::{ArchProfile, Origin};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// One asker: where it stands, what it is called, and what it asks for.
@@ -82,47 +84,95 @@ fn within(key: &str, asks: Vec<Ask>, has: u64, shown: &dyn Fn(u64) -> String) ->
     )))
 }
 
-/// Holds what is carried against `hardware.disk`: twice, for the two slots. Compression, file systems and the state come
-/// on top, so that what is refused here cannot fit.
-///
-/// # Errors
-/// [`PlanError::Unfit`], naming the largest things.
-pub fn disk(wanted: &ArchProfile, lock: &Lock, arch: Arch) -> Result<(), PlanError> {
-    let Some(has) = wanted.hardware.disk else { return Ok(()) };
-    let mut blobs: BTreeMap<Digest, (u64, String)> = BTreeMap::new();
-    let mut add = |digest, size, what: &str| drop(blobs.insert(digest, (size, what.to_string())));
+/// How long a disk's partitions are at least, as far as the lock tells: packages, images and releases as they are fetched,
+/// which the disk holds unpacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Partitions {
+    /// The ESP, there once.
+    pub esp: Bytes,
+    /// The root of each slot.
+    pub root: Bytes,
+    /// The payload of each slot.
+    pub payload: Bytes,
+    /// Where the bundle lies, there once.
+    pub enroll: Bytes,
+}
+
+impl Partitions {
+    /// Both slots, and what is there once; without the state, which takes the rest of the disk.
+    pub fn whole(&self) -> Bytes {
+        let slot = self.root.0.saturating_add(self.payload.0);
+        Bytes(slot.saturating_mul(2).saturating_add(self.esp.0).saturating_add(self.enroll.0))
+    }
+}
+
+/// What is carried, by its digest: how much, and what it is called. The flag says whether it is the payload's.
+type Carried = BTreeMap<Digest, (u64, String, bool)>;
+
+/// The partitions of a disk.
+pub fn partitions(wanted: &ArchProfile, lock: &Lock, arch: Arch) -> Partitions {
+    measured(&carried(wanted, lock, arch))
+}
+
+fn measured(carried: &Carried) -> Partitions {
+    let sum =
+        |payload| Bytes(carried.values().filter(|(.., of)| *of == payload).map(|(size, ..)| size).sum());
+    Partitions { esp: Bytes(ESP_LEAST), root: sum(false), payload: sum(true), enroll: Bytes(ENROLL_SIZE) }
+}
+
+fn carried(wanted: &ArchProfile, lock: &Lock, arch: Arch) -> Carried {
+    let mut carried = Carried::new();
+    let mut add =
+        |digest, size, what: &str, payload| drop(carried.insert(digest, (size, what.to_string(), payload)));
+    let containers = wanted.container.iter().map(|c| (container_set(c.name.as_str()), true));
+    for (set, payload) in std::iter::once((OS_SET.to_string(), false)).chain(containers) {
+        lock.packages_of(&set, arch)
+            .for_each(|p| add(p.digest, p.size.0, &format!("packages of {set}"), payload));
+    }
     for image in lock.images.iter().filter(|i| i.arch == arch) {
-        image.layers.iter().for_each(|l| add(l.digest, l.size, &format!("image {}", image.reference)));
+        image.layers.iter().for_each(|l| add(l.digest, l.size, &format!("image {}", image.reference), true));
     }
     for file in lock.releases.iter().filter(|f| f.arch == arch) {
-        add(file.digest, file.size.0, &file.to_string());
+        add(file.digest, file.size.0, &file.to_string(), true);
     }
     let models = wanted.workload.iter().filter_map(|w| w.model.as_ref()).map(|m| &m.source);
     let disks = wanted.workload.iter().filter_map(|w| w.vm.as_ref()).map(|vm| &vm.disk);
     for origin in models.chain(disks) {
         let source = origin.to_string();
         let remote = lock.remote(&source).into_iter().flat_map(|r| &r.files);
-        remote.for_each(|f| add(f.digest, f.size.0, &source));
+        remote.for_each(|f| add(f.digest, f.size.0, &source, true));
         if let Origin::File(path) = origin {
             let below =
                 |f: &&crate::lock::LockedFile| f.path == *path || f.path.starts_with(&format!("{path}/"));
-            lock.files.iter().filter(below).for_each(|f| add(f.digest, f.size.0, &source));
+            lock.files.iter().filter(below).for_each(|f| add(f.digest, f.size.0, &source, true));
         }
     }
-    let all: u64 = blobs.values().map(|(size, _)| size).sum();
-    if all.saturating_mul(2) <= has.0 {
+    carried
+}
+
+/// Holds [`partitions`] against `hardware.disk`. File systems and the state come on top, so that what is refused here
+/// cannot fit.
+///
+/// # Errors
+/// [`PlanError::Unfit`], naming the largest things.
+pub fn disk(wanted: &ArchProfile, lock: &Lock, arch: Arch) -> Result<(), PlanError> {
+    let Some(has) = wanted.hardware.disk else { return Ok(()) };
+    let carried = carried(wanted, lock, arch);
+    let least = measured(&carried);
+    if least.whole() <= has {
         return Ok(());
     }
     let mut by_name: BTreeMap<String, u64> = BTreeMap::new();
-    blobs.into_values().for_each(|(size, what)| *by_name.entry(what).or_default() += size);
+    carried.into_values().for_each(|(size, what, _)| *by_name.entry(what).or_default() += size);
     let mut by_size: Vec<_> = by_name.into_iter().collect();
     by_size.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     let line = |(what, size): &(String, u64)| format!("{what}: {}", Bytes(*size));
     let largest: Vec<String> = by_size.iter().take(3).map(line).collect();
+    let Partitions { esp, root, payload, enroll } = least;
     Err(PlanError::Unfit(format!(
-        "{}\nfor {arch}, two slots of {} do not fit `hardware.disk` = {has}",
+        "{}\nfor {arch}, {esp} for booting, twice {root} for the system and {payload} for workloads, and {enroll} for the \
+         bundle do not fit `hardware.disk` = {has}",
         largest.join("\n"),
-        Bytes(all)
     )))
 }
 
@@ -192,12 +242,11 @@ mod tests {
             files: vec![],
         };
         let fits = |disk: &str| disk_of(&profile(&format!("disk = \"{disk}\"")), &lock);
-        assert_eq!(fits("10GiB"), None);
-        let fault = fits("9GiB").unwrap();
-        assert!(
-            fault.contains("https://models.example/shelf.onnx: 5.00 GiB") && fault.contains("9.00 GiB"),
-            "{fault}"
-        );
+        assert_eq!(fits("11GiB"), None);
+        let fault = fits("10GiB").unwrap();
+        for words in ["https://models.example/shelf.onnx: 5.00 GiB", "256 MiB for booting", "10.0 GiB"] {
+            assert!(fault.contains(words), "{words}: {fault}");
+        }
     }
 
     fn disk_of(profile: &Profile, lock: &Lock) -> Option<String> {

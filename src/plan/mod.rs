@@ -6,7 +6,7 @@
 mod compose;
 mod demand;
 mod distribution;
-mod fit;
+pub mod fit;
 mod recipe;
 
 pub use compose::{PlanError, compose};

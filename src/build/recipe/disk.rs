@@ -7,7 +7,9 @@ use crate::boot::slot::Volume;
 use crate::boot::verity::RootHash;
 use crate::build::cache::Entry;
 use crate::disk::gpt::{PartitionType, flag};
-use crate::disk::{self, DiskSpec, ENROLL_LABEL, ENROLL_SIZE, PartitionContent, PartitionSpec, compressed};
+use crate::disk::{
+    self, DiskSpec, ENROLL_LABEL, ENROLL_SIZE, ESP_LEAST, PartitionContent, PartitionSpec, compressed,
+};
 use crate::host::fs;
 use crate::model::{Digest, Guid};
 use crate::plan::{Disk, DiskForm, Enrol, Frame, LOADER, StepId};
@@ -19,8 +21,6 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
-/// The least ESP, in bytes: room for the kernels of two slots and for one that is being written, of up to 80 MiB each.
-const MIN_ESP: u64 = 256 << 20;
 /// How often the kernel has to fit into the ESP: slot A, slot B, and the one that is being written.
 const KERNELS: u64 = 3;
 /// How many starts an untried version gets (UAPI.1, "Boot counting").
@@ -121,7 +121,7 @@ fn layout(spec: &Disk, kitchen: &Kitchen<'_>) -> anyhow::Result<DiskSpec> {
         guid: derived("esp"),
         name: "esp".into(),
         flags: 0,
-        min_length: MIN_ESP.max(KERNELS * uki.len() + (32 << 20)),
+        min_length: ESP_LEAST.max(KERNELS * uki.len() + (32 << 20)),
         content: PartitionContent::Fat {
             tree: esp(spec, kitchen, uki)?,
             label: "ESP".into(),
