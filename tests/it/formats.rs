@@ -88,6 +88,9 @@ fn build(shared: &fixture::Fixture, dir: &Path) -> PathBuf {
     let mut build = forge(&cache);
     build.args(["--json", "build", "--locked", "--offline"]).arg(shared.profile());
     build.args(["--set", &format!("image.disk-formats=[{names}]")]);
+    // The installer's program is the device's own, which `hack/device` builds.
+    build.env("FORGE_DEVICE_DIR", Path::new(env!("CARGO_MANIFEST_DIR")).join("target/device"));
+    build.args(["--set", "image.artifacts=[\"oci\",\"disk\",\"iso\"]"]);
     let told = ok(build.arg("--out").arg(dir.join("out")));
     for step in events(&told, "step") {
         if step["cached"] == false {
@@ -144,6 +147,8 @@ fn a_release_has_its_disk_in_every_format() {
         }
     }
 
+    medium(&release, &shared.disk(), scratch.path());
+
     let verify = |release: &Path| {
         let mut verify = forge(&first.join("cache"));
         verify.args(["--json", "verify"]).arg(release).arg("--key").arg(shared.key());
@@ -171,5 +176,36 @@ fn a_release_has_its_disk_in_every_format() {
         let said = refused(&mut verify(&release), 4);
         assert!(said.contains(&name), "{said}");
         file.write_all_at(&byte, 200_000).unwrap();
+    }
+}
+
+/// The installer's medium as other programs read it: ISO 9660 with a boot image for EFI, a partition table, and in both the
+/// disk image that it installs.
+fn medium(release: &Path, disk: &Path, scratch: &Path) {
+    let iso = release.join("amd64/installer.iso");
+    if let Some(xorriso) = tool("xorriso") {
+        let call = |args: &[&str]| {
+            let mut call = Command::new(&xorriso);
+            call.args(["-no_rc", "-abort_on", "WARNING", "-indev"]).arg(&iso).args(args);
+            ok(&mut call)
+        };
+        let said = call(&["-report_el_torito", "plain"]);
+        assert!(said.lines().any(|l| l.contains("El Torito boot img") && l.contains("UEFI")), "{said}");
+        let out = scratch.join("disk.raw.zst");
+        let listed = call(&["-find", "/", "-type", "f"]);
+        let name =
+            listed.lines().map(|l| l.trim_matches('\'')).find(|l| l.to_lowercase().ends_with("disk.zst"));
+        call(&[
+            "-osirrox",
+            "on",
+            "-extract",
+            name.unwrap_or_else(|| panic!("{listed}")),
+            out.to_str().unwrap(),
+        ]);
+        assert_eq!(fixture::digest(&out), fixture::digest(disk), "the medium has another disk image");
+    }
+    if let Some(sfdisk) = tool("sfdisk") {
+        let said = ok(Command::new(sfdisk).arg("--verify").arg(&iso));
+        assert!(said.contains("No errors detected"), "{said}");
     }
 }
