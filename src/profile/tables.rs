@@ -28,6 +28,8 @@ table! {
         pub container: Vec<Container> = vec![],
         /// What the site runs.
         pub workload: Vec<Workload> = vec![],
+        /// The Helm that renders charts when they are locked.
+        pub helm: HelmProgram,
         /// The repository that the cluster follows.
         pub gitops: Gitops,
         /// The keys that sign.
@@ -258,6 +260,16 @@ table! {
         pub values: Option<InputFile> = None,
         /// The namespace that it is installed into, which is made.
         pub namespace: Namespace = Namespace::default_one(),
+    }
+}
+
+table! {
+    /// The Helm that renders charts when they are locked, so that no image of theirs is missed. It is in no image.
+    pub struct HelmProgram {
+        /// The upstream version. Without one charts are read, not rendered.
+        pub version: Option<ReleaseVersion> = None,
+        /// Where it comes from.
+        pub source: Origin = Origin::Release,
     }
 }
 

@@ -22,6 +22,7 @@ mod flash;
 mod fleet;
 mod formats;
 mod golden;
+mod helm;
 mod inspect;
 mod kubeedge;
 mod kubernetes;
