@@ -68,8 +68,16 @@ pub fn given() -> Option<(PathBuf, Opts)> {
     let shared = fixture::shared()?;
     static TOOLS: OnceLock<ToolRoot> = OnceLock::new();
     let tools = TOOLS.get_or_init(|| tools(shared)).clone();
-    let opts =
-        Opts { tools, arch: Arch::Amd64, ports: vec![HTTP], medium: None, second: None, secure_boot: false };
+    let opts = Opts {
+        tools,
+        arch: Arch::Amd64,
+        ports: vec![HTTP],
+        medium: None,
+        second: None,
+        secure_boot: false,
+        memory: 2048,
+        cut_off: false,
+    };
     Some((shared.disk(), opts))
 }
 

@@ -16,5 +16,6 @@ mod fallback;
 mod fixture;
 mod installs;
 mod joins;
+mod real;
 mod secure;
 mod vm;

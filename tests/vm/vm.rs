@@ -26,6 +26,10 @@ pub struct Opts {
     pub medium: Option<qemu::Medium>,
     /// Another built-in disk.
     pub second: Option<PathBuf>,
+    /// Its memory, in MiB.
+    pub memory: u32,
+    /// Whether its network ends at this machine: addresses and forwarded ports, and nothing behind them.
+    pub cut_off: bool,
 }
 
 /// A running device. Dropping it pulls the plug.
@@ -75,7 +79,7 @@ impl Vm {
             arch: opts.arch,
             disk: disk.into(),
             persist: true,
-            memory: 2048,
+            memory: opts.memory,
             cpus: 2,
             forwards: forwards.clone(),
             headless: true,
@@ -95,6 +99,11 @@ impl Vm {
             acceleration: Acceleration::Tcg,
         };
         let mut argv = qemu::argv(&spec);
+        if opts.cut_off {
+            let net =
+                argv.iter_mut().find(|word| word.to_str().is_some_and(|w| w.starts_with("user,id=net")));
+            net.expect("an emulated network").push(",restrict=on");
+        }
         change(&mut argv);
         let call = opts.tools.command(qemu::program(opts.arch)).unwrap().args(argv);
         let child = call.command().stdin(Stdio::null()).spawn().unwrap();
