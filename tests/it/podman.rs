@@ -2,6 +2,7 @@
 //! tree that `hack/podman-root` makes). The store is an EROFS image, mounted read-only as on the device, and there is
 //! no network but what Podman makes.
 
+use crate::fixture;
 use forge::host::cancel::Cancel;
 use forge::host::tool::ToolCall;
 use forge::layer::kubernetes::podman;
@@ -48,6 +49,10 @@ mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=copy/upper,workdir=copy/wor
 r=$WORK/copy/root
 tar -C "$r" --keep-directory-symlink -xf os.tar
 mount -o loop,ro,nodev,nosuid payload.erofs "$r/usr/lib/forge/payload"
+if [ -n "$RELEASE" ]; then
+    mkdir "$r/release"
+    mount --bind -o ro "$RELEASE" "$r/release"
+fi
 mkdir -p "$r/var/lib/containers"
 mount --bind copy/state "$r/var/lib/containers"
 mount -t proc proc "$r/proc"
@@ -194,10 +199,21 @@ fn payload(root: &Path, images: &[OciImage]) -> Tree {
 
 /// Runs `script` on a device of the image's making; what it prints.
 fn on_device(root: &Path, images: &[OciImage], script: &str) -> String {
+    on_device_with(root, images, Path::new(""), script)
+}
+
+/// [`on_device`], with `release` at `/release` unless it is empty.
+fn on_device_with(root: &Path, images: &[OciImage], release: &Path, script: &str) -> String {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let work = dir.path();
-    let sh =
-        |text: &str| ToolCall::new("sh").args(["-euc", text]).dir(work).env("WORK", work).env("ROOT", root);
+    let sh = |text: &str| {
+        ToolCall::new("sh")
+            .args(["-euc", text])
+            .dir(work)
+            .env("WORK", work)
+            .env("ROOT", root)
+            .env("RELEASE", release)
+    };
     let call = |call: ToolCall| match call.output(&Cancel::default()) {
         Ok(out) => String::from_utf8_lossy(&out).into_owned(),
         Err(fault) => panic!("{fault:#}"),
@@ -330,4 +346,23 @@ END
         "#,
     );
     assert_eq!(out, "1234\n1234\n5678\n5678\n0\n");
+}
+
+#[test]
+fn podman_runs_the_image_of_the_operating_system() {
+    let (Some(root), Some(shared)) = (root(), fixture::shared()) else { return };
+    let version = shared.release.file_name().unwrap().to_str().unwrap();
+    let out = on_device_with(
+        &root,
+        &[],
+        &shared.release,
+        &format!(
+            "
+            image=$(podman pull --quiet oci:/release/oci:{version})
+            podman run --rm --network none $image sh -c \
+                '. /etc/os-release; echo $ID $VERSION_CODENAME $IMAGE_ID; dpkg --audit; command -v podman'
+            "
+        ),
+    );
+    assert_eq!(out, "debian trixie quickstart\n/usr/bin/podman\n");
 }
