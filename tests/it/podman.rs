@@ -2,7 +2,9 @@
 //! tree that `hack/podman-root` makes). The store is an EROFS image, mounted read-only as on the device, and there is
 //! no network but what Podman makes.
 
-use crate::fixture;
+use crate::fixture::{self, ok};
+use crate::support::tool;
+use forge::disk::gpt::{PartitionType, Table};
 use forge::host::cancel::Cancel;
 use forge::host::tool::ToolCall;
 use forge::layer::kubernetes::podman;
@@ -13,6 +15,7 @@ use forge::model::{Arch, Digest, Epoch};
 use forge::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 const EPOCH: Epoch = Epoch(1_795_305_600);
@@ -349,20 +352,37 @@ END
 }
 
 #[test]
-fn podman_runs_the_image_of_the_operating_system() {
+fn podman_runs_the_image_of_the_operating_system_which_reads_its_own_esp() {
     let (Some(root), Some(shared)) = (root(), fixture::shared()) else { return };
+    let Some(mcopy) = tool("mcopy") else { return };
     let version = shared.release.file_name().unwrap().to_str().unwrap();
+    let scratch = shared.scratch();
+    let release = scratch.path().join("release");
+    let (raw, esp) = (scratch.path().join("disk.raw"), release.join("esp"));
+    std::fs::create_dir_all(&esp).unwrap();
+    ok(Command::new("cp").arg("--recursive").arg(shared.release.join("oci")).arg(&release));
+    let mut unpacked = std::fs::File::create_new(&raw).unwrap();
+    zstd::stream::copy_decode(std::fs::File::open(shared.disk()).unwrap(), &mut unpacked).unwrap();
+    let table =
+        Table::read(&Content::of_file(Arc::new(std::fs::File::open(&raw).unwrap())).unwrap()).unwrap();
+    let at = table.partitions.iter().find(|p| p.type_guid == PartitionType::Esp.guid()).unwrap().offset;
+    ok(Command::new(mcopy).args(["-s", "-i", &format!("{}@@{at}", raw.display()), "::/"]).arg(&esp));
     let out = on_device_with(
         &root,
         &[],
-        &shared.release,
+        &release,
         &format!(
             "
             image=$(podman pull --quiet oci:/release/oci:{version})
-            podman run --rm --network none $image sh -c \
-                '. /etc/os-release; echo $ID $VERSION_CODENAME $IMAGE_ID; dpkg --audit; command -v podman'
+            podman run --rm --network none --volume /release/esp:/efi:ro --env SYSTEMD_RELAX_ESP_CHECKS=1 $image sh -c \
+                '. /etc/os-release; echo $ID $VERSION_CODENAME $IMAGE_ID; dpkg --audit; command -v podman
+                 bootctl --esp-path=/efi --no-variables status; bootctl --esp-path=/efi list'
             "
         ),
     );
-    assert_eq!(out, "debian trixie quickstart\n/usr/bin/podman\n");
+    assert!(out.starts_with("debian trixie quickstart\n/usr/bin/podman\n"), "{out}");
+    for words in ["BOOTX64.EFI (systemd-boot ", "Default Boot Loader Entry:", "tries: 3 left"] {
+        assert!(out.contains(words), "{out}");
+    }
+    assert!(out.contains(&format!("id: quickstart_{version}.efi")), "{out}");
 }
