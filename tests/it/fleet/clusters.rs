@@ -15,15 +15,20 @@ use forge::model::{Digest, Epoch};
 use forge::sign::dsse::Envelope;
 use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair};
 use serde_json::Value;
+use std::path::Path;
 use std::sync::Arc;
 
 /// An endpoint whose boxes join a cluster of that kind.
 fn end(fleet: &Fleet, cluster: &Cluster, kind: &str) -> End {
     let dir = tempfile::tempdir().unwrap();
     cluster.describe(dir.path(), "store", kind);
-    let clusters = Clusters::load(dir.path(), &[7; 32]).unwrap();
     // The token and the authority are read when they are needed.
-    let _kept = dir.keep();
+    over(fleet, &dir.keep())
+}
+
+/// An endpoint with the clusters that `dir` describes.
+pub fn over(fleet: &Fleet, dir: &Path) -> End {
+    let clusters = Clusters::load(dir, &[7; 32]).unwrap();
     let store = Arc::new(Store::in_memory().unwrap());
     End {
         service: service_with(fleet, store, Settings::default(), std::boxed::Box::new(clusters)),
@@ -32,7 +37,7 @@ fn end(fleet: &Fleet, cluster: &Cluster, kind: &str) -> End {
 }
 
 /// Asks for a grant with `csrs`: its material, or status and reason.
-fn ask(of: &mut Box, end: &End, csrs: Vec<Csr>) -> Result<(Vec<u8>, Material), (u16, String)> {
+pub fn ask(of: &mut Box, end: &End, csrs: Vec<Csr>) -> Result<(Vec<u8>, Material), (u16, String)> {
     let request = GrantRequest { nonce: of.grant_nonce.clone(), csrs, have_generation: of.generation };
     let payload = serde_json::to_vec(&request).unwrap();
     let answer = of.call(&mut end.send(), "POST", &path(&of.id(), "grant"), Some(payload));
@@ -45,7 +50,7 @@ fn ask(of: &mut Box, end: &End, csrs: Vec<Csr>) -> Result<(Vec<u8>, Material), (
     Ok((bytes, material))
 }
 
-fn file(material: &Material, path: &str) -> String {
+pub fn file(material: &Material, path: &str) -> String {
     let files = material.items.iter().flat_map(|item| match item {
         Item::Files { files } => files.clone(),
         Item::OwnKey { .. } => vec![],

@@ -83,7 +83,11 @@ fn build(shared: &Fixture, dir: &Path) -> PathBuf {
     println!("k3s {version}");
     place(&dir.join("release").join(&version), &program, &given("FORGE_E2E_K3S_IMAGES"));
     let profile = shared.source_in(dir).with_file_name("retail-k3s.toml");
-    change(&profile, &[(r#"disable = ["traefik", "metrics-server"]"#, DISABLED)], &telling(TELL));
+    change(
+        &profile,
+        &[(r#"disable = ["traefik", "metrics-server"]"#, DISABLED)],
+        &telling("k3s.service", TELL),
+    );
     let node_port = format!("type: NodePort\n  ports: [{{ port: 80, nodePort: {NODE_PORT} }}]");
     let till = profile.with_file_name("workloads").join("till.yaml");
     change(&till, &[("  ports: [{ port: 80 }]\n", ""), ("type: LoadBalancer", &node_port)], "");
