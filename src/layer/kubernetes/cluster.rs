@@ -184,6 +184,9 @@ pub fn os_tree(distribution: &dyn Distribution, spec: &Spec) -> Result<Tree, Clu
                 let ready = filled(template::READY, distribution, spec);
                 put(&format!("{SYSTEM}/{READY}"), Node::text(ready, 0o644))?;
                 put(&format!("{SYSTEM}/boot-complete.target.requires/{READY}"), link(READY))?;
+                // Read after forge's own of the target, by its name.
+                let complete = format!("{SYSTEM}/boot-complete.target.d/kubernetes.conf");
+                put(&complete, Node::text(template::COMPLETE, 0o644))?;
             }
         }
         Start::Granted => {
@@ -370,7 +373,20 @@ mod tests {
             assert!(!lines().any(|l| l.contains("network-online") || l.contains("forge-device")), "{text}");
             assert!(has(&tree, &format!("{SYSTEM}/multi-user.target.wants/{unit}")));
             assert!(has(&tree, &format!("{SYSTEM}/boot-complete.target.requires/{READY}")));
-            assert!(read(&tree, &format!("{SYSTEM}/{READY}")).contains(distribution.kubectl()));
+            let ready = read(&tree, &format!("{SYSTEM}/{READY}"));
+            assert!(ready.contains(distribution.kubectl()));
+            // The target gives up after the unit, in a file that is read after the target's own.
+            let own = crate::template::OS
+                .iter()
+                .find(|(path, _)| path.contains("boot-complete.target.d/"))
+                .unwrap()
+                .0;
+            let longer = format!("{SYSTEM}/boot-complete.target.d/kubernetes.conf");
+            assert!(*longer > *own, "{own}");
+            let minutes = |text: &str, key: &str| -> u32 {
+                text.split(key).nth(1).and_then(|rest| rest.split("min").next()).unwrap().parse().unwrap()
+            };
+            assert!(minutes(&read(&tree, &longer), "JobTimeoutSec=") > minutes(&ready, "TimeoutStartSec="));
         }
     }
 

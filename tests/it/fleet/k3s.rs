@@ -104,7 +104,7 @@ fn a_replaced_box_joins_a_real_cluster_under_the_old_ones_name_and_the_old_one_d
     assert_eq!(cluster.node(), second, "it is the new box's still");
     drop(agent);
     let _agent = cluster.again("new");
-    cluster.wait_for_log("new", "Ready");
+    cluster.wait_for_log("new", "Successfully registered node");
     assert_eq!(cluster.wait_until_ready(), second);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 mod k3s;
 
 /// A cluster's first start on an emulated machine of two busy processors, with everything to be unpacked and imported.
-const START: Duration = Duration::from_secs(1500);
+const START: Duration = Duration::from_secs(1800);
 
 /// What `hack/e2e` says under that name.
 fn given(name: &str) -> PathBuf {
