@@ -15,6 +15,7 @@ use crate::lock::{self, Demand, Lock, PackageSet, SetVariant, resolve};
 use crate::model::{Arch, Digest};
 use crate::run::tools::ToolRoot;
 use crate::source::blobs::Blobs;
+use crate::source::release::Places;
 use crate::tree::{NodeKind, TreePath};
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
@@ -76,9 +77,10 @@ fn locked(packages: &[&str], arch: Arch, env: &Env<'_>) -> anyhow::Result<Lock> 
         client: env.client,
         blobs: env.blobs,
         mirrors: &BTreeMap::new(),
-        places: &BTreeMap::new(),
+        places: &Places::default(),
         before: None,
         now: clock::now(),
+        work: env.root,
         cancel: env.cancel,
     };
     let lock = lock::resolve(&demand, lock::Moves::All, &resolving).context("choosing tools")?;

@@ -7,11 +7,11 @@ use crate::error::{self, Kind};
 use crate::host::cancel::Cancel;
 use crate::host::http::{Client, Expect};
 use crate::lock::{Lock, LockedChart, LockedPackage, resolve};
-use crate::model::{Arch, Bytes, Digest};
+use crate::model::{Bytes, Digest};
 use crate::plan::{GuestDisk, Plan, Recipe, Runtime};
 use crate::source::blobs::Blobs;
 use crate::source::oci::{self, BlobStore as _};
-use crate::source::release::{self, PinnedFile, Place};
+use crate::source::release::{self, PinnedFile, Places};
 use crate::source::remote;
 use anyhow::{Context as _, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ pub struct Env<'a> {
     /// Mirrors by base, as [`resolve::Env::mirrors`].
     pub mirrors: &'a BTreeMap<String, String>,
     /// Where upstream releases are, as [`resolve::Env::places`].
-    pub places: &'a BTreeMap<Arch, Place>,
+    pub places: &'a Places,
     /// Stops it.
     pub cancel: &'a Cancel,
     /// Hears of it.
@@ -154,8 +154,7 @@ pub fn releases(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
             let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
             env.observer.event(Event::Progress { step: STEP, done, total: file.size.0 });
         };
-        let place = env.places.get(&file.arch).cloned();
-        let place = place.unwrap_or_else(|| Place::upstream(file.product));
+        let place = env.places.of(file.product, file.arch);
         release::fetch(file, &place, env.client, env.blobs, &progress, env.cancel)?;
         env.observer.event(Event::Finished { step: STEP, cached: false, took: start.elapsed() });
     }

@@ -15,7 +15,7 @@ use crate::profile::{self, ArchProfile, Artifact, EnrollMode, Origin, Profile};
 use crate::run::tools::ToolRoot;
 use crate::sign::rsa::BootSigner;
 use crate::source::blobs::Blobs;
-use crate::source::release::Place;
+use crate::source::release::{Place, Places};
 use crate::toolbox;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
@@ -198,6 +198,7 @@ pub fn locked(
         places: &places(profile)?,
         before: old.as_ref(),
         now: clock::now(),
+        work: &shop.cache.work(),
         cancel: &session.cancel,
     };
     let moves = match (mode, old.as_ref()) {
@@ -224,29 +225,34 @@ pub fn mirrors(profile: &Profile) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where the profile takes its Kubernetes distribution or its agent from, if not from upstream's own place.
-fn places(profile: &Profile) -> anyhow::Result<BTreeMap<Arch, Place>> {
-    let mut places = BTreeMap::new();
+/// Where the profile takes its Kubernetes distribution, its agent and its Helm from, if not from upstream's own places.
+fn places(profile: &Profile) -> anyhow::Result<Places> {
+    let mut places = Places::default();
     for (&arch, wanted) in &profile.arch {
         // Of the two it has one.
         let source = match &wanted.kubernetes.source {
             Origin::Release => &wanted.agent.source,
             other => other,
         };
-        match source {
-            Origin::Url(url) => drop(places.insert(arch, Place::Url(url.clone()))),
-            Origin::Oci(reference) => drop(places.insert(arch, Place::Artifact(reference.parse()?))),
-            Origin::File(path) => {
-                let dir = profile.dir().join(path);
-                let dir = std::path::absolute(&dir).with_context(|| format!("finding {}", dir.display()))?;
-                let url = reqwest::Url::from_directory_path(&dir)
-                    .map_err(|()| anyhow!("{} cannot be written as a URL", dir.display()))?;
-                places.insert(arch, Place::Url(url.to_string()));
-            }
-            Origin::Release => {}
-        }
+        places.by_arch.extend(place(profile, source)?.map(|place| (arch, place)));
+        places.helm = place(profile, &wanted.helm.source)?.or(places.helm);
     }
     Ok(places)
+}
+
+fn place(profile: &Profile, source: &Origin) -> anyhow::Result<Option<Place>> {
+    Ok(match source {
+        Origin::Url(url) => Some(Place::Url(url.clone())),
+        Origin::Oci(reference) => Some(Place::Artifact(reference.parse()?)),
+        Origin::File(path) => {
+            let dir = profile.dir().join(path);
+            let dir = std::path::absolute(&dir).with_context(|| format!("finding {}", dir.display()))?;
+            let url = reqwest::Url::from_directory_path(&dir)
+                .map_err(|()| anyhow!("{} cannot be written as a URL", dir.display()))?;
+            Some(Place::Url(url.to_string()))
+        }
+        Origin::Release => None,
+    })
 }
 
 /// `forge lock`.
@@ -263,7 +269,10 @@ pub fn lock(session: &Session, path: &Path, set: &[String], update: Option<&[Str
     }
     for chart in &lock.charts {
         let by = match &chart.images_from[..] {
-            [] => "no images found: name them in `images`".into(),
+            _ if !chart.rendered.is_empty() => {
+                format!("rendered, {} images from registries", chart.images.len())
+            }
+            [] => "no images found: name them in `images`, or name a Helm by `helm.version`".into(),
             from => format!("images by its {}, not rendered", from.join(" and ")),
         };
         let _ = writeln!(human, "  chart {} {} for {}: {by}", chart.source, chart.version, chart.arch);

@@ -417,6 +417,30 @@ pub fn ignore_syncs() -> anyhow::Result<()> {
         .context("filtering calls that wait for the disk")
 }
 
+/// What a process, and each that it starts, may take.
+pub struct Limits {
+    /// Address space, in bytes.
+    pub memory: u64,
+    /// Processor time, in seconds.
+    pub seconds: u64,
+    /// The largest file that it may write, in bytes.
+    pub file: u64,
+}
+
+/// Holds this process, and all it starts from here on, to `limits`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn limit(limits: &Limits) -> anyhow::Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let Limits { memory, seconds, file } = *limits;
+    for (resource, most) in [(Resource::As, memory), (Resource::Cpu, seconds), (Resource::Fsize, file)] {
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+            .with_context(|| format!("limiting {resource:?}"))?;
+    }
+    Ok(())
+}
+
 /// Starts `program` beside what is called next: it is killed when that [`call`] ends, and its output goes nowhere.
 ///
 /// # Errors

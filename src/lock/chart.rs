@@ -1,11 +1,12 @@
 //! A chart that is asked for → where it is, what it is by digest, and the images that it needs.
 
 use super::resolve::Env;
-use super::{Lock, LockedChart, WantedChart};
+use super::{Lock, LockedChart, WantedChart, render};
 use crate::error::{self, Kind, Mark as _};
 use crate::layer::workload::chart::{self, MAX_INDEX, MAX_PACKAGE};
 use crate::layer::workload::name::ImageName;
 use crate::model::{Bytes, Digest};
+use crate::source::release::PinnedFile;
 use crate::source::remote::{self, PinnedPart, PinnedRemote};
 use anyhow::{Context as _, anyhow};
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::path::Path;
 pub(super) fn resolve(
     wanted: &WantedChart,
     keep: Option<&Lock>,
+    releases: &[PinnedFile],
     env: &Env<'_>,
 ) -> anyhow::Result<LockedChart> {
     if let Some(kept) = keep.and_then(|lock| lock.charts.iter().find(|c| c.answers(wanted))) {
@@ -30,8 +32,15 @@ pub(super) fn resolve(
         let why = anyhow!("{} is version {}, not {version}", wanted.source, found.version);
         return Err(error::of(Kind::Verify, why));
     }
+    let (images, images_from) = match &wanted.rendering {
+        Some(rendering) => {
+            let source = render::Source { name: &wanted.source, package: &package, values: &wanted.values };
+            (render::images(&source, rendering, releases, env)?, vec!["rendered"])
+        }
+        None => (found.images, found.images_from),
+    };
     let own = |name: &ImageName| wanted.own.contains(&name.local().to_string());
-    let images = found.images.iter().filter(|name| !own(name)).map(ToString::to_string);
+    let images = images.iter().filter(|name| !own(name)).map(ToString::to_string);
     Ok(LockedChart {
         source: wanted.source.clone(),
         arch: wanted.arch,
@@ -41,7 +50,8 @@ pub(super) fn resolve(
         size: Bytes(package.len() as u64),
         digest: Digest::of(&package),
         images: images.collect(),
-        images_from: found.images_from.iter().map(ToString::to_string).collect(),
+        images_from: images_from.iter().map(ToString::to_string).collect(),
+        rendered: wanted.rendering.as_ref().map(ToString::to_string).unwrap_or_default(),
     })
 }
 

@@ -6,18 +6,21 @@
 //! named by its path in the archive and its digest, and any mirror that has it will do.
 
 mod chart;
+pub mod render;
 pub mod resolve;
 pub mod text;
 
 pub use resolve::{Moves, resolve};
 
 use crate::debian::archive::ListInfo;
+use crate::layer::workload::manifest::field::ImageField;
 use crate::model::{Arch, Bytes, Digest, Epoch};
 use crate::source::oci::PinnedImage;
-use crate::source::release::{PinnedFile, Wanted};
+use crate::source::release::{PinnedFile, Product, Wanted};
 use crate::source::remote::{PinnedPart, PinnedRemote};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// The version of the lock's format; older ones are read for ever.
 pub const SCHEMA: u32 = 1;
@@ -144,8 +147,11 @@ pub struct LockedChart {
     pub digest: Digest,
     /// Images that it was found to need and that a registry has, sorted.
     pub images: Vec<String>,
-    /// How they were found: `annotations`, `values`, `templates`. Charts are not rendered.
+    /// How they were found: `rendered`, or, unrendered, `annotations`, `values`, `templates`.
     pub images_from: Vec<String>,
+    /// What it was rendered with, [`Rendering`]; empty where it was not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rendered: String,
 }
 
 /// What is asked of a chart.
@@ -163,6 +169,45 @@ pub struct WantedChart {
     pub package: Option<Vec<u8>>,
     /// Full names of images that the profile makes itself: no registry is asked for them.
     pub own: Vec<String>,
+    /// What it is rendered with, where the profile names a Helm.
+    pub rendering: Option<Rendering>,
+}
+
+/// What decides the objects that a chart makes, beside itself and its values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rendering {
+    /// Helm's version.
+    pub helm: String,
+    /// The version of Kubernetes that it is for, `v1.34.2`.
+    pub kubernetes: String,
+    /// The name that it is installed under.
+    pub name: String,
+    /// The namespace that it is installed into.
+    pub namespace: String,
+    /// Where objects of kinds that forge does not know name images.
+    pub fields: Vec<ImageField>,
+}
+
+impl Rendering {
+    /// What is asked of Helm's release: its program for every machine that may have to render, so that a lock does not
+    /// depend on the one that made it.
+    pub fn releases(&self) -> impl Iterator<Item = Wanted> {
+        let wanted = |arch| Wanted {
+            product: Product::Helm,
+            version: self.helm.clone(),
+            arch,
+            files: vec![Product::Helm.program(&self.helm, arch)],
+        };
+        Arch::ALL.into_iter().map(wanted)
+    }
+}
+
+impl fmt::Display for Rendering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rendering { helm, kubernetes, name, namespace, fields } = self;
+        write!(f, "helm {helm}, kubernetes {kubernetes}, {name} in {namespace}")?;
+        fields.iter().try_for_each(|field| write!(f, ", {} {}", field.kind, field.path))
+    }
 }
 
 impl LockedChart {
@@ -179,6 +224,7 @@ impl LockedChart {
             && wanted.version.as_ref().is_none_or(|v| *v == self.version)
             && wanted.package.as_ref().is_none_or(|p| Digest::of(p) == self.digest)
             && !self.images.iter().any(|image| wanted.own.contains(image))
+            && wanted.rendering.as_ref().map(Rendering::to_string).unwrap_or_default() == self.rendered
     }
 }
 

@@ -12,7 +12,7 @@ use crate::host::http::Client;
 use crate::model::{Arch, Bytes, Epoch};
 use crate::source::blobs::Blobs;
 use crate::source::oci;
-use crate::source::release::{self, PinnedFile, Place, Wanted};
+use crate::source::release::{self, PinnedFile, Places, Wanted};
 use crate::source::remote;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeMap;
@@ -29,12 +29,14 @@ pub struct Env<'a> {
     pub blobs: &'a Blobs,
     /// Mirrors by base (`debian:trixie`), where the profile or the user names one; else this machine's apt is asked.
     pub mirrors: &'a BTreeMap<String, String>,
-    /// Where releases are, by architecture, if not at upstream's own place.
-    pub places: &'a BTreeMap<Arch, Place>,
+    /// Where releases are.
+    pub places: &'a Places,
     /// The lock that is replaced, where there is one: no archive may be older than it recorded.
     pub before: Option<&'a Lock>,
     /// The time that signatures have to hold at.
     pub now: Epoch,
+    /// For what is rendered: a directory that it may make others in.
+    pub work: &'a Path,
     /// Stops it.
     pub cancel: &'a Cancel,
 }
@@ -88,9 +90,13 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
         }
         lock.archives.extend(archive.releases.into_iter().map(|r| LockedArchive::of(base, r)));
     }
+    for wanted in &demand.releases {
+        env.cancel.check()?;
+        lock.releases.extend(released(wanted, keep, env)?);
+    }
     for wanted in &demand.charts {
         env.cancel.check()?;
-        lock.charts.push(chart::resolve(wanted, keep, env)?);
+        lock.charts.push(chart::resolve(wanted, keep, &lock.releases, env)?);
     }
     for (reference, arch) in &lock.images_of(demand) {
         env.cancel.check()?;
@@ -118,10 +124,6 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
         };
         lock.remotes.push(kept.map_or_else(pin, Ok)?);
     }
-    for wanted in &demand.releases {
-        env.cancel.check()?;
-        lock.releases.extend(released(wanted, keep, env)?);
-    }
     lock.archives.sort_by(|a, b| (&a.suite, &a.inrelease).cmp(&(&b.suite, &b.inrelease)));
     lock.archives = merge(lock.archives);
     lock.epoch = lock.archives.iter().map(|a| a.date).max().unwrap_or(Epoch(0));
@@ -139,7 +141,7 @@ fn released(wanted: &Wanted, keep: Option<&Lock>, env: &Env<'_>) -> anyhow::Resu
     if let Some(kept) = keep.map(of).filter(|kept| kept.len() == files.len()) {
         return Ok(kept);
     }
-    let place = env.places.get(arch).cloned().unwrap_or_else(|| Place::upstream(*product));
+    let place = env.places.of(*product, *arch);
     let pinned = release::pin(wanted, &place, env.client, env.blobs, env.cancel)
         .with_context(|| format!("pinning {product} {version} for {arch}"))?;
     let known = env.before.map(of).unwrap_or_default();

@@ -110,7 +110,7 @@ impl Lock {
         if !self.charts.is_empty() {
             array(&mut out, "chart", &self.charts, |c| {
                 format!(
-                    "source = {}, arch = \"{}\", version = {}, values = \"{}\", from = {}, size = {}, digest = \"{}\", images = [{}], images-from = [{}]",
+                    "source = {}, arch = \"{}\", version = {}, values = \"{}\", from = {}, size = {}, digest = \"{}\", images = [{}], images-from = [{}]{}",
                     quoted(&c.source),
                     c.arch,
                     quoted(&c.version),
@@ -119,7 +119,11 @@ impl Lock {
                     c.size.0,
                     c.digest,
                     strings(&c.images),
-                    strings(&c.images_from)
+                    strings(&c.images_from),
+                    match c.rendered.as_str() {
+                        "" => String::new(),
+                        rendered => format!(", rendered = {}", quoted(rendered)),
+                    }
                 )
             });
         }
@@ -320,6 +324,7 @@ mod tests {
                 digest: Digest::of("chart"),
                 images: vec![],
                 images_from: vec!["values".into()],
+                rendered: String::new(),
             }],
             files: vec![LockedFile {
                 path: "workloads/x.yaml".into(),
@@ -384,6 +389,7 @@ mod tests {
                 values: vec![],
                 package: None,
                 own: vec![],
+                rendering: None,
             }],
             files: lock.files.clone(),
         };

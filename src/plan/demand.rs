@@ -10,10 +10,10 @@ use crate::layer::site;
 use crate::layer::workload::manifest::field::ImageField;
 use crate::layer::workload::name::ImageName;
 use crate::layer::workload::{self, chart, manifest, vm};
-use crate::lock::{Demand, LockedFile, PackageSet, SetVariant, WantedChart};
+use crate::lock::{Demand, LockedFile, PackageSet, Rendering, SetVariant, WantedChart};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::oci::layer::{self, Codec};
-use crate::profile::{AgentKind, ArchProfile, Base, Distribution, EnrollMode, Helm, Origin, Profile};
+use crate::profile::{self, AgentKind, ArchProfile, Base, Distribution, EnrollMode, Helm, Origin, Profile};
 use crate::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeSet;
 use std::io;
@@ -94,8 +94,15 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
         let workloads = workloads(wanted, beside)?;
         fit::check(wanted, &workloads)?;
         demand.images.extend(images(wanted, &workloads).into_iter().map(|image| (image, arch)));
-        for helm in wanted.workload.iter().filter_map(|w| w.helm.as_ref()) {
-            demand.charts.push(wanted_chart(helm, arch, wanted, beside)?);
+        for workload in &wanted.workload {
+            let Some(helm) = &workload.helm else { continue };
+            let chart = wanted_chart(helm, workload, arch, wanted, beside)?;
+            for release in chart.rendering.iter().flat_map(Rendering::releases) {
+                if !demand.releases.contains(&release) {
+                    demand.releases.push(release);
+                }
+            }
+            demand.charts.push(chart);
         }
         let disks = wanted.workload.iter().filter_map(|w| w.vm.as_ref()).map(|vm| &vm.disk);
         let (images, disks): (Vec<_>, Vec<_>) =
@@ -132,11 +139,7 @@ fn unread(path: &str, fault: io::Error) -> PlanError {
 fn workloads(wanted: &ArchProfile, beside: &dyn Beside) -> Result<Vec<workload::Workload>, PlanError> {
     let mut workloads = vec![];
     for workload in &wanted.workload {
-        let field = |f: &crate::profile::ImageField| ImageField {
-            kind: f.kind.as_str().into(),
-            path: f.path.as_str().into(),
-        };
-        let fields: Vec<ImageField> = workload.image_paths.iter().map(field).collect();
+        let fields = fields(workload);
         let mut manifests = vec![];
         for file in &workload.manifests {
             let bytes = beside.read(file.as_str()).map_err(|e| unread(file.as_str(), e))?;
@@ -145,7 +148,7 @@ fn workloads(wanted: &ArchProfile, beside: &dyn Beside) -> Result<Vec<workload::
             manifests.push((parsed, Content::from(bytes)));
         }
         let has = |kind: &str| manifests.iter().any(|(m, _)| m.objects.iter().any(|o| o.kind == kind));
-        if let Some(field) = fields.iter().find(|f| !has(&f.kind)) {
+        if let Some(field) = fields.iter().find(|f| workload.helm.is_none() && !has(&f.kind)) {
             return Err(PlanError::Manifests(format!(
                 "workload `{}`: `image-paths` names the kind `{}`, which its manifests do not have",
                 workload.name, field.kind
@@ -185,6 +188,7 @@ fn images(wanted: &ArchProfile, workloads: &[workload::Workload]) -> BTreeSet<St
 
 fn wanted_chart(
     helm: &Helm,
+    workload: &profile::Workload,
     arch: Arch,
     wanted: &ArchProfile,
     beside: &dyn Beside,
@@ -208,7 +212,26 @@ fn wanted_chart(
         values,
         package,
         own: own(wanted).iter().map(ToString::to_string).collect(),
+        rendering: wanted.helm.version.as_ref().map(|version| Rendering {
+            helm: version.as_str().into(),
+            kubernetes: kubernetes_version(wanted),
+            name: workload.name.as_str().into(),
+            namespace: helm.namespace.as_str().into(),
+            fields: fields(workload),
+        }),
     })
+}
+
+/// The version that the API server says, `v1.34.2`, without the distribution's own `+k3s1`.
+fn kubernetes_version(wanted: &ArchProfile) -> String {
+    let version = wanted.kubernetes.version.as_ref().map_or("", |v| v.as_str());
+    version.split('+').next().unwrap_or_default().into()
+}
+
+fn fields(workload: &profile::Workload) -> Vec<ImageField> {
+    let field =
+        |f: &profile::ImageField| ImageField { kind: f.kind.as_str().into(), path: f.path.as_str().into() };
+    workload.image_paths.iter().map(field).collect()
 }
 
 /// The package of a chart beside the profile: the file, or the directory packed, so that equal files are equal bytes.

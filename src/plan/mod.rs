@@ -7,6 +7,7 @@ mod compose;
 mod demand;
 mod distribution;
 pub mod fit;
+mod payload;
 mod recipe;
 
 pub use compose::{PlanError, compose};

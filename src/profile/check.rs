@@ -22,6 +22,7 @@ pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
     check.runtime();
     check.agent();
     check.workloads(arch);
+    check.helm();
     check.gitops();
     check.enrollment();
     check.secrets();

@@ -295,6 +295,7 @@ impl From<Document> for ArchProfile {
             agent,
             mut container,
             workload,
+            helm,
             gitops,
             ..
         } = document;
@@ -317,6 +318,7 @@ impl From<Document> for ArchProfile {
             agent,
             container,
             workload,
+            helm,
             gitops,
         }
     }

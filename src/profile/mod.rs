@@ -86,6 +86,8 @@ pub struct ArchProfile {
     pub container: Vec<Container>,
     /// What the site runs.
     pub workload: Vec<Workload>,
+    /// The Helm that renders charts when they are locked.
+    pub helm: HelmProgram,
     /// The repository that the cluster follows.
     pub gitops: Gitops,
 }

@@ -28,6 +28,8 @@ table! {
         pub container: Vec<Container> = vec![],
         /// What the site runs.
         pub workload: Vec<Workload> = vec![],
+        /// The Helm that renders charts when they are locked.
+        pub helm: HelmProgram,
         /// The repository that the cluster follows.
         pub gitops: Gitops,
         /// The keys that sign.
@@ -262,6 +264,16 @@ table! {
 }
 
 table! {
+    /// The Helm that renders charts when they are locked, so that no image of theirs is missed. It is in no image.
+    pub struct HelmProgram {
+        /// The upstream version. Without one charts are read, not rendered.
+        pub version: Option<ReleaseVersion> = None,
+        /// Where it comes from.
+        pub source: Origin = Origin::Release,
+    }
+}
+
+table! {
     /// A virtual machine.
     pub struct Vm {
         /// Its disk: `file:PATH`, `https://…` or `oci:REFERENCE`.
@@ -308,7 +320,8 @@ table! {
 table! {
     /// The keys that sign.
     pub struct Sign {
-        /// Where the ed25519 release key is: `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        /// Where the ed25519 release key is: `file:PATH`, `env:NAME`, `cmd:COMMAND`, or in a PKCS #11 token,
+        /// `pkcs11:token=NAME;object=LABEL`. May name `${VAR}`.
         pub key: KeySource,
         /// The pair that signs for UEFI Secure Boot.
         pub secure_boot: Option<SecureBoot> = None,
@@ -318,7 +331,7 @@ table! {
 table! {
     /// The pair that signs for UEFI Secure Boot.
     pub struct SecureBoot {
-        /// The RSA private key: a path, `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        /// The RSA private key: a path, `file:PATH`, `env:NAME`, `cmd:COMMAND` or `pkcs11:…`. May name `${VAR}`.
         pub key: KeyPlace,
         /// Its X.509 certificate, PEM or DER; `forge key generate --secure-boot` makes both.
         pub cert: InputFile,

@@ -1,7 +1,7 @@
-//! Releases of Kubernetes distributions and agents: a product and a version in, files by digest out.
+//! Releases of Kubernetes distributions, agents and Helm: a product and a version in, files by digest out.
 //!
 //! The layout is upstream's: `BASE/VERSION/FILE`, with one file of SHA-256 sums an architecture (k3s, RKE2) or one of a
-//! SHA-512 sum a file (KubeEdge). [`pin`] reads the sums, fetches what they name and holds it against them, so that what the
+//! SHA-512 sum a file (KubeEdge); Helm's is `BASE/FILE`, a file of a SHA-256 sum beside each. [`pin`] reads the sums, fetches what they name and holds it against them, so that what the
 //! lock says has been seen whole; [`fetch`] needs nothing but a place that has the same bytes. A place is an https URL or a `file:` URL of a directory, and either holds
 //! versions or is itself the directory of one; or it is an OCI artifact with the same files. Sums come the same way as
 //! what they sum up: they guard against a damaged place, the lock against one that changes later.
@@ -18,6 +18,7 @@ use crate::source::blobs::Blobs;
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha512};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -37,6 +38,8 @@ pub enum Product {
     Rke2,
     /// KubeEdge.
     Kubeedge,
+    /// Helm, by which charts are rendered.
+    Helm,
 }
 
 impl Product {
@@ -46,6 +49,7 @@ impl Product {
             Product::K3s => "k3s",
             Product::Rke2 => "rke2",
             Product::Kubeedge => "kubeedge",
+            Product::Helm => "helm",
         }
     }
 
@@ -55,6 +59,7 @@ impl Product {
             Product::K3s => "https://github.com/k3s-io/k3s/releases/download",
             Product::Rke2 => "https://github.com/rancher/rke2/releases/download",
             Product::Kubeedge => "https://github.com/kubeedge/kubeedge/releases/download",
+            Product::Helm => "https://get.helm.sh",
         }
     }
 
@@ -64,7 +69,7 @@ impl Product {
             (Product::K3s, Arch::Amd64) => "k3s".into(),
             (Product::K3s, Arch::Arm64) => "k3s-arm64".into(),
             (Product::Rke2, _) => format!("rke2.linux-{arch}.tar.gz"),
-            (Product::Kubeedge, _) => format!("kubeedge-{version}-linux-{arch}.tar.gz"),
+            (Product::Kubeedge | Product::Helm, _) => format!("{self}-{version}-linux-{arch}.tar.gz"),
         }
     }
 
@@ -73,15 +78,24 @@ impl Product {
         match self {
             Product::K3s => Some(format!("k3s-airgap-images-{arch}.tar.zst")),
             Product::Rke2 => Some(format!("rke2-images.linux-{arch}.tar.zst")),
-            Product::Kubeedge => None,
+            Product::Kubeedge | Product::Helm => None,
         }
     }
 
-    /// The file that says what `file` should be: SHA-256 sums of all of an architecture's, of KubeEdge the one's SHA-512.
+    /// The file that says what `file` should be: SHA-256 sums of all of an architecture's, of Helm the one's alone, of
+    /// KubeEdge the one's SHA-512.
     pub fn sums(self, file: &str, arch: Arch) -> String {
         match self {
             Product::K3s | Product::Rke2 => format!("sha256sum-{arch}.txt"),
             Product::Kubeedge => format!("checksum_{file}.txt"),
+            Product::Helm => format!("{file}.sha256sum"),
+        }
+    }
+
+    fn url(self, place: &str, version: &str, file: &str) -> String {
+        match self {
+            Product::Helm => format!("{}/{file}", place.trim_end_matches('/')),
+            _ => url(place, version, file),
         }
     }
 }
@@ -101,10 +115,23 @@ pub enum Place {
     Artifact(Reference),
 }
 
-impl Place {
-    /// Upstream's own.
-    pub fn upstream(product: Product) -> Place {
-        Place::Url(product.upstream().into())
+/// Where releases are, if not at upstream's own places.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Of a Kubernetes distribution or agent, of which an image has one, by its architecture.
+    pub by_arch: BTreeMap<Arch, Place>,
+    /// Of Helm.
+    pub helm: Option<Place>,
+}
+
+impl Places {
+    /// Where `product` is.
+    pub fn of(&self, product: Product, arch: Arch) -> Place {
+        let named = match product {
+            Product::Helm => self.helm.as_ref(),
+            Product::K3s | Product::Rke2 | Product::Kubeedge => self.by_arch.get(&arch),
+        };
+        named.cloned().unwrap_or_else(|| Place::Url(product.upstream().into()))
     }
 }
 
@@ -124,7 +151,11 @@ pub struct Wanted {
 impl Wanted {
     fn read_sums(&self, url: &str, client: &Client, cancel: &Cancel) -> anyhow::Result<Vec<u8>> {
         let Wanted { product, version, arch, .. } = self;
-        let hint = format!("see that {product} {version} is there, and for {arch}");
+        let or = match product {
+            Product::Helm => "; without `helm.version` charts are read, not rendered",
+            Product::K3s | Product::Rke2 | Product::Kubeedge => "",
+        };
+        let hint = format!("see that {product} {version} is there, and for {arch}{or}");
         client.get(url, MAX_SUMS, cancel).hint(hint)
     }
 
@@ -214,12 +245,14 @@ fn pin_by_sums(
     blobs: &Blobs,
     cancel: &Cancel,
 ) -> anyhow::Result<Vec<PinnedFile>> {
-    let sums_url = url(place, &wanted.version, &wanted.product.sums("", wanted.arch));
+    let Wanted { product, version, arch, .. } = wanted;
+    let first = wanted.files.first().map_or("", String::as_str);
+    let sums_url = product.url(place, version, &product.sums(first, *arch));
     let bytes = wanted.read_sums(&sums_url, client, cancel)?;
     let sums = Sums::parse(&bytes).with_context(|| format!("reading {sums_url}")).kind(Kind::Verify)?;
     let pinned = |file: &String| {
         let digest = sums.get(file).with_context(|| format!("reading {sums_url}")).kind(Kind::Verify)?;
-        let from = [url(place, &wanted.version, file)];
+        let from = [product.url(place, version, file)];
         let path = blobs.fetch(client, &from, Expect { digest, size: None }, &|_| {}, cancel)?;
         Ok(wanted.pinned(file, length(&path)?, digest))
     };
@@ -278,7 +311,7 @@ pub fn fetch(
     let expect = Expect { digest: file.digest, size: Some(file.size.0) };
     let fetched = match place {
         Place::Url(place) => {
-            let from = [url(place, &file.version, &file.file)];
+            let from = [file.product.url(place, &file.version, &file.file)];
             blobs.fetch(client, &from, expect, progress, cancel).map(drop)
         }
         Place::Artifact(reference) => artifact::fetch(file, reference, client, blobs),

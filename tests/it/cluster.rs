@@ -4,6 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use forge::fleet::cluster::Clusters;
 use forge::model::Digest;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -15,7 +16,6 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -50,6 +50,8 @@ pub struct Cluster {
     pub cloudcore: SocketAddr,
     ca_pem: String,
     authority: Vec<u8>,
+    /// The fleet reads token and authority in it when it needs them.
+    dir: tempfile::TempDir,
 }
 
 /// What the fleet is let in with.
@@ -125,11 +127,11 @@ impl Cluster {
         let (here, der, signer) = (state.clone(), authority.clone(), cloud.clone());
         let cloudcore =
             serve(cloud.server(), Box::new(move |request| answer_cloudcore(&here, &der, &signer, request)));
-        Cluster { state, api, cloudcore, ca_pem, authority }
+        Cluster { state, api, cloudcore, ca_pem, authority, dir: tempfile::tempdir().unwrap() }
     }
 
-    /// Writes what the fleet in `dir` has to know of the cluster, which boxes of `profile` join as `kind`.
-    pub fn describe(&self, dir: &Path, profile: &str, kind: &str) {
+    /// What the fleet has to know of the cluster, which boxes of `profile` join as `kind`.
+    pub fn describe(&self, profile: &str, kind: &str) -> Clusters {
         let join = match kind {
             "kubeedge" => {
                 format!("https = \"https://{0}\", websocket = \"127.0.0.1:10000\"", self.cloudcore)
@@ -144,8 +146,9 @@ impl Cluster {
             self.api
         );
         for (name, text) in [("clusters.toml", &*text), ("ca.pem", &self.ca_pem), ("token", TOKEN)] {
-            std::fs::write(dir.join(name), text).unwrap();
+            std::fs::write(self.dir.path().join(name), text).unwrap();
         }
+        Clusters::load(self.dir.path(), &[7; 32]).unwrap()
     }
 
     pub fn ca_pem(&self) -> &str {

@@ -25,7 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("disk", &["boot", "tree"]),
     ("layer", &["boot", "oci", "template", "tree"]),
     ("seal", &["host", "oci", "sign", "tree"]),
-    ("lock", &["debian", "host", "layer", "oci", "profile", "source"]),
+    ("lock", &["debian", "host", "layer", "oci", "profile", "source", "tree"]),
     ("plan", &["boot", "debian", "disk", "layer", "lock", "oci", "profile", "source", "tree"]),
     (
         "build",
@@ -63,7 +63,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("lib", &[]),
-    ("main", &["cli", "debian", "host"]),
+    ("main", &["cli", "debian", "host", "lock"]),
     ("bin", &["device"]),
 ];
 

@@ -2,6 +2,9 @@
 //! tree that `hack/podman-root` makes). The store is an EROFS image, mounted read-only as on the device, and there is
 //! no network but what Podman makes.
 
+use crate::fixture::{self, ok};
+use crate::support::tool;
+use forge::disk::gpt::{PartitionType, Table};
 use forge::host::cancel::Cancel;
 use forge::host::tool::ToolCall;
 use forge::layer::kubernetes::podman;
@@ -12,6 +15,7 @@ use forge::model::{Arch, Digest, Epoch};
 use forge::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 const EPOCH: Epoch = Epoch(1_795_305_600);
@@ -48,6 +52,10 @@ mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=copy/upper,workdir=copy/wor
 r=$WORK/copy/root
 tar -C "$r" --keep-directory-symlink -xf os.tar
 mount -o loop,ro,nodev,nosuid payload.erofs "$r/usr/lib/forge/payload"
+if [ -n "$RELEASE" ]; then
+    mkdir "$r/release"
+    mount --bind -o ro "$RELEASE" "$r/release"
+fi
 mkdir -p "$r/var/lib/containers"
 mount --bind copy/state "$r/var/lib/containers"
 mount -t proc proc "$r/proc"
@@ -194,10 +202,21 @@ fn payload(root: &Path, images: &[OciImage]) -> Tree {
 
 /// Runs `script` on a device of the image's making; what it prints.
 fn on_device(root: &Path, images: &[OciImage], script: &str) -> String {
+    on_device_with(root, images, Path::new(""), script)
+}
+
+/// [`on_device`], with `release` at `/release` unless it is empty.
+fn on_device_with(root: &Path, images: &[OciImage], release: &Path, script: &str) -> String {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let work = dir.path();
-    let sh =
-        |text: &str| ToolCall::new("sh").args(["-euc", text]).dir(work).env("WORK", work).env("ROOT", root);
+    let sh = |text: &str| {
+        ToolCall::new("sh")
+            .args(["-euc", text])
+            .dir(work)
+            .env("WORK", work)
+            .env("ROOT", root)
+            .env("RELEASE", release)
+    };
     let call = |call: ToolCall| match call.output(&Cancel::default()) {
         Ok(out) => String::from_utf8_lossy(&out).into_owned(),
         Err(fault) => panic!("{fault:#}"),
@@ -330,4 +349,40 @@ END
         "#,
     );
     assert_eq!(out, "1234\n1234\n5678\n5678\n0\n");
+}
+
+#[test]
+fn podman_runs_the_image_of_the_operating_system_which_reads_its_own_esp() {
+    let (Some(root), Some(shared)) = (root(), fixture::shared()) else { return };
+    let Some(mcopy) = tool("mcopy") else { return };
+    let version = shared.release.file_name().unwrap().to_str().unwrap();
+    let scratch = shared.scratch();
+    let release = scratch.path().join("release");
+    let (raw, esp) = (scratch.path().join("disk.raw"), release.join("esp"));
+    std::fs::create_dir_all(&esp).unwrap();
+    ok(Command::new("cp").arg("--recursive").arg(shared.release.join("oci")).arg(&release));
+    let mut unpacked = std::fs::File::create_new(&raw).unwrap();
+    zstd::stream::copy_decode(std::fs::File::open(shared.disk()).unwrap(), &mut unpacked).unwrap();
+    let table =
+        Table::read(&Content::of_file(Arc::new(std::fs::File::open(&raw).unwrap())).unwrap()).unwrap();
+    let at = table.partitions.iter().find(|p| p.type_guid == PartitionType::Esp.guid()).unwrap().offset;
+    ok(Command::new(mcopy).args(["-s", "-i", &format!("{}@@{at}", raw.display()), "::/"]).arg(&esp));
+    let out = on_device_with(
+        &root,
+        &[],
+        &release,
+        &format!(
+            "
+            image=$(podman pull --quiet oci:/release/oci:{version})
+            podman run --rm --network none --volume /release/esp:/efi:ro --env SYSTEMD_RELAX_ESP_CHECKS=1 $image sh -c \
+                '. /etc/os-release; echo $ID $VERSION_CODENAME $IMAGE_ID; dpkg --audit; command -v podman
+                 bootctl --esp-path=/efi --no-variables status; bootctl --esp-path=/efi list'
+            "
+        ),
+    );
+    assert!(out.starts_with("debian trixie quickstart\n/usr/bin/podman\n"), "{out}");
+    for words in ["BOOTX64.EFI (systemd-boot ", "Default Boot Loader Entry:", "tries: 3 left"] {
+        assert!(out.contains(words), "{out}");
+    }
+    assert!(out.contains(&format!("id: quickstart_{version}.efi")), "{out}");
 }

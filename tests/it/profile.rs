@@ -238,6 +238,7 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "extends-wrong-base",
         "file-twice",
         "gitops",
+        "helm-source",
         "kubeedge",
         "kubernetes-config", // its dates and numbers that are none have no like in JSON
         "kubernetes-version-missing",

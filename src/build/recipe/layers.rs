@@ -92,7 +92,7 @@ fn cluster_tree(spec: &Cluster, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
     let distribution: &dyn Distribution = match spec.product {
         Product::K3s => &K3s,
         Product::Rke2 => &Rke2,
-        Product::Kubeedge => bail!("{} is no distribution", spec.product),
+        Product::Kubeedge | Product::Helm => bail!("{} is no distribution", spec.product),
     };
     let released = kitchen.blob(spec.program)?;
     let program = match distribution.program_in_release() {

@@ -4,8 +4,8 @@
 //! place with the other manifests, the same on k3s and RKE2, which serve static files at different addresses; and the
 //! job that installs it asks nobody for it. An object is at most what etcd takes, which bounds the package.
 //!
-//! Charts are not rendered: `helm` is in no Debian archive, and templates are a language of their own. Images are read
-//! from the annotation that Artifact Hub defines, else from values and from what templates say outright ([`images`]).
+//! Only Helm renders a chart, when it is locked and the profile names a Helm. Here it is read: without rendering, images
+//! are those of the annotation that Artifact Hub defines, else of values and of what templates say outright ([`images`]).
 //! Helm 3, `docs/topics/charts.md` and `docs/topics/chart_repository.md`.
 
 pub mod images;

@@ -90,11 +90,12 @@ impl<'c> Check<'c, '_> {
     fn image_paths(&mut self, workload: &'c Node) {
         if let Some(paths) = workload.at(&["image-paths"])
             && workload.at(&["manifests"]).is_none()
+            && (workload.at(&["helm"]).is_none() || self.root.at(&["helm", "version"]).is_none())
         {
             let fault = Fault::new(
                 paths.place,
-                "`image-paths` reads manifests, and this workload has none",
-                "add `manifests`, or name the images in `images`",
+                "`image-paths` reads manifests and rendered charts, and this workload has none",
+                "add `manifests`, name a Helm by `helm.version`, or name the images in `images`",
             );
             self.fault(fault);
         }
@@ -114,6 +115,14 @@ impl<'c> Check<'c, '_> {
                 "carry the chart's images with `images`, and install it from the server",
             );
             self.fault(fault.related(self.place(&["kubernetes", "role"]), "an agent deploys nothing"));
+        }
+    }
+
+    /// `[helm]`: a source is of a version.
+    pub(super) fn helm(&mut self) {
+        if self.root.at(&["helm", "source"]).is_some() {
+            let place = self.place(&["helm", "source"]);
+            self.needed("helm", &[("version", "\"v3.17.3\"")], "a source of Helm", place);
         }
     }
 

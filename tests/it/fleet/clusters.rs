@@ -15,20 +15,15 @@ use forge::model::{Digest, Epoch};
 use forge::sign::dsse::Envelope;
 use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair};
 use serde_json::Value;
-use std::path::Path;
 use std::sync::Arc;
 
 /// An endpoint whose boxes join a cluster of that kind.
 fn end(fleet: &Fleet, cluster: &Cluster, kind: &str) -> End {
-    let dir = tempfile::tempdir().unwrap();
-    cluster.describe(dir.path(), "store", kind);
-    // The token and the authority are read when they are needed.
-    over(fleet, &dir.keep())
+    over(fleet, cluster.describe("store", kind))
 }
 
-/// An endpoint with the clusters that `dir` describes.
-pub fn over(fleet: &Fleet, dir: &Path) -> End {
-    let clusters = Clusters::load(dir, &[7; 32]).unwrap();
+/// An endpoint of a fleet that knows `clusters`.
+pub fn over(fleet: &Fleet, clusters: Clusters) -> End {
     let store = Arc::new(Store::in_memory().unwrap());
     End {
         service: service_with(fleet, store, Settings::default(), std::boxed::Box::new(clusters)),

@@ -9,6 +9,7 @@ use super::clusters::{ask, file, over};
 use super::{End, operator};
 use crate::fixture::ok;
 use forge::enroll::grant::{Item, Material};
+use forge::fleet::cluster::Clusters;
 use forge::host::clock;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ fn a_replaced_box_joins_a_real_cluster_under_the_old_ones_name_and_the_old_one_d
     let account = dir.path().join("account");
     cluster.describe(&account);
     let fleet = Fleet::of_seed(1);
-    let end = End { now: clock::now(), ..over(&fleet, &account) };
+    let end = End { now: clock::now(), ..over(&fleet, Clusters::load(&account, &[7; 32]).unwrap()) };
     let bundle = fleet.own_bundle_with(NODE, "SN1", |document| {
         let ticket = document.ticket.as_mut().unwrap();
         (ticket.not_before.0, ticket.not_after.0) = (end.now.0 - 60, end.now.0 + 3600);

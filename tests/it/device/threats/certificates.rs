@@ -5,7 +5,6 @@ use crate::cluster::Cluster;
 use crate::fleet::boxes::START;
 use forge::enroll::csr::CertificateKey;
 use forge::fleet::Store;
-use forge::fleet::cluster::Clusters;
 use forge::model::Digest;
 use std::sync::Arc;
 use x509_parser::pem::parse_x509_pem;
@@ -17,9 +16,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// A box of KubeEdge's before its fleet and its cluster.
 fn edge_box() -> (Rc<SimFleet>, Cluster, SimBox) {
     let cluster = Cluster::start();
-    let dir = tempfile::tempdir().unwrap().keep();
-    cluster.describe(&dir, "store", "kubeedge");
-    let clusters = Clusters::load(&dir, &[7; 32]).unwrap();
+    let clusters = cluster.describe("store", "kubeedge");
     let fleet = SimFleet::with(Default::default(), Arc::new(Store::in_memory().unwrap()), Box::new(clusters));
     let bundle = fleet.keys.own_bundle("store-042", "S1");
     let mut sim = SimBox::new(&fleet, "S1", Some(files(&bundle)));
