@@ -63,6 +63,8 @@ pub mod cluster {
     pub const GRANTED: &str = include_str!("../templates/kubernetes/granted.conf");
     /// Waits for the node and the required workloads; to be filled in likewise.
     pub const READY: &str = include_str!("../templates/kubernetes/ready.service");
+    /// Drop-in of the target that it is required by.
+    pub const COMPLETE: &str = include_str!("../templates/kubernetes/boot-complete.conf");
     /// What both units call.
     pub const PROGRAM: &str = include_str!("../templates/kubernetes/kubernetes");
     /// On every node.
