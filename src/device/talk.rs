@@ -249,4 +249,24 @@ mod tests {
             assert_eq!(obeyed, until != Until::Refused, "{status}");
         }
     }
+
+    #[test]
+    fn a_fleet_that_is_newer_may_give_codes_that_the_box_does_not_know() {
+        let body = r#"{"code":"E-GRANT-99","reason":"of a later day"}"#;
+        let body: Refusal = serde_json::from_str(body).unwrap();
+        let answer = Answer {
+            status: 422,
+            now: Epoch(0),
+            nonce: Nonce::from_random([1; 16]),
+            retry_after_s: None,
+            body,
+        };
+        let pause = refusal(&answer);
+        assert_eq!((pause.until, pause.code), (Until::Refused, Some(Code::Denied)));
+        assert_eq!(pause.detail, "of a later day");
+        let standing = r#"{"device":"fd-xk37fcn3ijmo3gqj64um2wozt2","state":"denied","code":"E-GRANT-99"}"#;
+        let standing: crate::enroll::claim::Standing = serde_json::from_str(standing).unwrap();
+        assert_eq!(standing.code, None);
+        assert!(serde_json::from_str::<Refusal>(r#"{"code":7,"reason":""}"#).is_err());
+    }
 }

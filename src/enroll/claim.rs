@@ -30,7 +30,7 @@
 //! | 429, 503 | too many at once | waits as long as it says |
 
 use crate::enroll::DeviceId;
-use crate::enroll::code::Code;
+use crate::enroll::code::{Code, known};
 use crate::enroll::envelope::Nonce;
 use crate::enroll::evidence::Facts;
 use crate::model::{Digest, Epoch};
@@ -109,7 +109,7 @@ pub struct Standing {
     /// Whether it is let in.
     pub state: State,
     /// Why, for the screen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -162,7 +162,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// For the screen; absent where the device goes on by itself: a stale nonce, too many at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
     /// For people.
     pub reason: String,
@@ -248,7 +248,7 @@ pub struct Event {
     /// RFC 8572's names (`bootstrap-initiated`, `parsing-complete`, `config-error`, `bootstrap-complete`, …) or forge's.
     pub kind: String,
     /// The code on the screen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
     /// A sentence without secrets.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -203,6 +203,15 @@ impl<'de> Deserialize<'de> for Code {
     }
 }
 
+/// Reads a code of whoever may be newer than this program: one that it does not know is none, and what stands beside it,
+/// status and reason, holds all the same. For `#[serde(deserialize_with)]`.
+///
+/// # Errors
+/// For what is no text.
+pub fn known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Code>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.and_then(|text| text.parse().ok()))
+}
+
 /// Text that is no code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no code; codes look like E-NET-03")]

@@ -34,6 +34,8 @@ const MOST_MATERIAL: u64 = (MAX_BODY as u64) / 4;
 const MOST_FILES: usize = 256;
 /// Certificates that a device asks for at once.
 const MOST_REQUESTS: usize = 4;
+/// What the audit calls a request that cannot be granted.
+const NO_GRANT: &str = "no grant";
 
 /// Where the contents of grants come from: files that the operator put in place, a cluster that makes join tokens.
 pub trait GrantSource: Send + Sync {
@@ -150,11 +152,28 @@ impl Service {
         match known {
             (Some(device), false) if matches!(device.state, State::Approved | State::Joined) => {
                 self.source.material(&device, &wanted.csrs, now).map_err(|e| match e.downcast::<Unfit>() {
-                    Ok(unfit) => Refused::new(422, Code::CertificateRefused, unfit.to_string()).into(),
+                    Ok(unfit) => self.unfit(id, &unfit, now),
                     Err(trouble) => Stop::Trouble(trouble),
                 })
             }
             _ => Ok(Material::default()),
+        }
+    }
+
+    /// The refusal of what `id` must not ask for. Who approved it sees why nothing comes of that: once, for a box asks again
+    /// every hour.
+    fn unfit(&self, id: &DeviceId, unfit: &Unfit, now: Epoch) -> Stop {
+        let (id, why) = (id.clone(), unfit.to_string());
+        let noted = self.store().write(move |connection| {
+            let last = audit::newest(connection, Some(&id), 1)?;
+            if last.first().is_some_and(|entry| entry.action == NO_GRANT && entry.detail == why) {
+                return Ok(());
+            }
+            audit::note(connection, now, "device", NO_GRANT, Some(&id), &why)
+        });
+        match noted {
+            Ok(()) => Refused::new(422, Code::CertificateRefused, unfit.to_string()).into(),
+            Err(trouble) => Stop::Trouble(trouble),
         }
     }
 }

@@ -162,6 +162,7 @@ fn workloads(wanted: &ArchProfile, beside: &dyn Beside) -> Result<Vec<workload::
     }
     let faults = match wanted.kubernetes.distribution {
         Distribution::Podman => podman::check(&workloads),
+        _ if distribution::is_kubeedge(wanted) => kubeedge::check(&workloads),
         _ => vec![],
     };
     if faults.is_empty() { Ok(workloads) } else { Err(PlanError::Manifests(told(&faults))) }

@@ -4,6 +4,7 @@ use crate::console::Console;
 use forge::model::Arch;
 use forge::run::qemu::{self, Acceleration, Forward, RunSpec, Serial};
 use forge::run::tools::ToolRoot;
+use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -150,15 +151,34 @@ impl Vm {
 
     /// Presses Ctrl-Alt-Del, on which systemd stops everything and starts the machine again.
     pub fn reboot(&self) {
-        let mut socket = UnixStream::connect(&self.keyboard).unwrap();
-        let keys = ["ctrl", "alt", "delete"].map(|key| serde_json::json!({"type": "qcode", "data": key}));
-        let press = serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}});
-        let start = serde_json::json!({"execute": "qmp_capabilities"});
-        write!(socket, "{start}\n{press}\n").unwrap();
-        // A greeting, and an answer each; an answer says that the keys were taken.
+        let keys = ["ctrl", "alt", "delete"].map(|key| json!({"type": "qcode", "data": key}));
+        self.order(&[json!({"execute": "send-key", "arguments": {"keys": keys}})]);
+    }
+
+    /// Plugs the network cable in or out (QMP, `set_link`).
+    pub fn link(&self, up: bool) {
+        self.order(&[json!({"execute": "set_link", "arguments": {"name": "nic", "up": up}})]);
+    }
+
+    /// Has QEMU's machine protocol carry out `orders`.
+    fn order(&self, orders: &[Value]) {
+        let mut socket = (0..100)
+            .find_map(|_| {
+                let connected = UnixStream::connect(&self.keyboard).ok();
+                if connected.is_none() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                connected
+            })
+            .expect("the emulator's socket");
+        let start = json!({"execute": "qmp_capabilities"});
+        for order in [&start].into_iter().chain(orders) {
+            writeln!(socket, "{order}").unwrap();
+        }
+        // A greeting, and an answer each; an answer says that the order was taken.
         let answers = BufReader::new(socket).lines().map(Result::unwrap);
-        let taken = answers.filter(|line| line.contains("\"return\"")).take(2).count();
-        assert_eq!(taken, 2);
+        let taken = answers.filter(|line| line.contains("\"return\"")).take(orders.len() + 1).count();
+        assert_eq!(taken, orders.len() + 1);
     }
 
     /// Waits until the device has turned itself off.

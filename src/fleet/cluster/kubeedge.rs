@@ -10,8 +10,11 @@
 //! GET /edge.crt                 the request as the body, DER, and the JWT; certificate, DER
 //! ```
 //!
-//! What CloudCore signed is good until it lapses, for it knows no revocation: a box that was revoked gets no other, and its
-//! Node is the cluster's to remove.
+//! What CloudCore signed is good until it lapses, for it knows no revocation. A box that was revoked gets no other
+//! certificate, and stops EdgeCore by itself once it hears of it; one that does not hear, or does not care, is kept out by
+//! the cluster alone. Deleting its Node ends its session and takes its pods; it connects again with the certificate that it
+//! has, and is a node again when its EdgeCore starts anew. So CloudCore's `edgeCertSigningDuration` (days, 365 where unset)
+//! bounds it: as long as boxes may be off, for here they are renewed at 60 % of it.
 //!
 //! Written for KubeEdge 1.20 to 1.23: `cloud/pkg/cloudhub/servers/httpserver`.
 

@@ -17,6 +17,8 @@
 //! Written for KubeEdge 1.20 to 1.23 (`edgecore.config.kubeedge.io/v1alpha2`) and containerd 1.7 (Debian trixie).
 
 use crate::layer::kubernetes::cluster::{ARCHIVES, Start};
+use crate::layer::workload::Workload;
+use crate::layer::workload::manifest::Fault;
 use crate::model::{Arch, Digest};
 use crate::template::{cluster, kubeedge as template};
 use crate::tree::{BadPath, Content, Node, Tree, TreeError, TreePath};
@@ -133,6 +135,42 @@ pub fn payload_tree(archive: Content, list: String) -> Result<Tree, KubeedgeErro
     Ok(tree)
 }
 
+/// Pods that would not start again without the cloud, by file and place.
+///
+/// A container's token for the cluster's API is what EdgeCore asks CloudCore for before it starts a pod: it keeps one for
+/// four fifths of its hour, throws it away then, and without it the pod's volume is never ready. So a pod says whether it
+/// has a use for one. Images are carried, and a policy that has them looked for in a registry is as good as a link that is
+/// always there. KubeEdge 1.22: `edge/pkg/metamanager/client/serviceaccount.go`.
+pub fn check(workloads: &[Workload]) -> Vec<Fault> {
+    let manifests = workloads.iter().flat_map(|w| &w.manifests).map(|(manifest, _)| manifest);
+    let mut faults = vec![];
+    for manifest in manifests {
+        let mut at = |place, message: String, hint: &str| {
+            faults.push(Fault { file: manifest.file.clone(), place, message, hint: Some(hint.into()) });
+        };
+        for (object, pod) in manifest.pods() {
+            if pod.token.is_none() {
+                let message = format!(
+                    "{} `{}` gets a token for the cluster's API, and does not start without the cloud",
+                    object.kind, object.name
+                );
+                let hint = "write `automountServiceAccountToken: false` into the pod's specification; `true`, if it needs one";
+                at(pod.place, message, hint);
+            }
+        }
+        for image in manifest.images() {
+            // What the API server writes where a manifest does not.
+            let moving = image.name.digest().is_none() && image.name.tag().is_none_or(|tag| tag == "latest");
+            if image.pull_policy.as_deref().map_or(moving, |policy| policy == "Always") {
+                let message = format!("`{}` is looked for in a registry at every start", image.written);
+                at(image.place, message, "the image is on the box: write `imagePullPolicy: Never` beside it");
+            }
+        }
+    }
+    faults.sort();
+    faults
+}
+
 /// The configuration as JSON in lines, which is YAML: two readers of it, and one of them knows no YAML.
 fn edgecore_yaml(spec: &Spec) -> String {
     let mut config = generated(spec);
@@ -204,6 +242,7 @@ fn merge(target: &mut Json, patch: Json) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::workload::manifest;
 
     fn spec(start: Start) -> Spec {
         Spec {
@@ -239,6 +278,31 @@ mod tests {
         assert_eq!((&config["edgecoreVersion"], &config["kind"]), (&json!("v1.22.1"), &json!("EdgeCore")));
         assert_eq!(modules["edgeHub"]["rotateCertificates"], false);
         assert!(!text.contains("token"), "{text}");
+    }
+
+    #[test]
+    fn a_pod_that_would_wait_for_the_cloud_is_named() {
+        let check = |spec: &str| {
+            let text = format!(
+                "kind: Pod\nmetadata: {{name: page}}\nspec:\n  {spec}\n  containers: [{{name: a, image: a:1POLICY}}]\n"
+            );
+            let check = |text: &str| {
+                let manifest = manifest::parse("page.yaml", text.as_bytes()).unwrap();
+                let manifests = vec![(manifest, Content::from(vec![]))];
+                super::check(&[Workload { name: "page".into(), required: false, manifests }])
+            };
+            [check(&text.replace("POLICY", "")), check(&text.replace("POLICY", ", imagePullPolicy: Always"))]
+                .map(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        };
+        let [plain, always] = check("hostNetwork: true");
+        let token = "page.yaml:4:3: Pod `page` gets a token for the cluster's API, and does not start without the cloud";
+        assert_eq!(plain, token);
+        assert!(always.contains(token) && always.contains("`a:1` is looked for in a registry"), "{always}");
+        for said in ["automountServiceAccountToken: false", "automountServiceAccountToken: true"] {
+            let [plain, always] = check(said);
+            assert_eq!(plain, "");
+            assert!(always.starts_with("page.yaml:5:") && !always.contains("token"), "{always}");
+        }
     }
 
     #[test]

@@ -72,6 +72,10 @@ pub struct Object {
 /// A pod specification.
 #[derive(Clone, Debug)]
 pub struct Pod {
+    /// Where its specification begins.
+    pub place: Place,
+    /// `automountServiceAccountToken`, where written.
+    pub token: Option<bool>,
     /// Whether its containers may end well and stay ended (`restartPolicy` is not `Always`).
     pub ends: bool,
     /// All kinds of containers: init containers first.
@@ -280,8 +284,16 @@ impl Reader<'_> {
     fn pod(&mut self, spec: &Node) -> Pod {
         let host_network = spec.get("hostNetwork").and_then(Node::text) == Some("true");
         let ends = spec.get("restartPolicy").and_then(Node::text).is_some_and(|policy| policy != "Always");
-        let mut pod =
-            Pod { ends, containers: vec![], volume_images: vec![], host_ports: vec![], made_paths: vec![] };
+        let token = spec.get("automountServiceAccountToken").and_then(|node| node.text()?.parse().ok());
+        let mut pod = Pod {
+            place: spec.place,
+            token,
+            ends,
+            containers: vec![],
+            volume_images: vec![],
+            host_ports: vec![],
+            made_paths: vec![],
+        };
         for (key, is_init) in
             [("initContainers", true), ("containers", false), ("ephemeralContainers", false)]
         {

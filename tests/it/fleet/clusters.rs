@@ -10,7 +10,7 @@ use forge::enroll::code::Code;
 use forge::enroll::csr::CertificateKey;
 use forge::enroll::grant::{Item, Material};
 use forge::fleet::cluster::Clusters;
-use forge::fleet::{Settings, Store, operator};
+use forge::fleet::{Settings, Store, audit, operator};
 use forge::model::{Digest, Epoch};
 use forge::sign::dsse::Envelope;
 use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair};
@@ -233,8 +233,15 @@ fn a_request_for_more_than_the_boxs_own_name_is_refused_and_never_reaches_cloudc
         let (status, reason) = ask(&mut barn, &end, csr(&der)).unwrap_err();
         assert!(status == 422 && reason.contains(said), "{what}: {status} {reason}");
     }
-    let (status, reason) = ask(&mut barn, &end, vec![]).unwrap_err();
-    assert!(status == 422 && reason.contains("asks for no certificate"), "{reason}");
+    // The operator who let it in reads why it gets nothing, and reads it once however often it asks.
+    for _ in 0..2 {
+        let (status, reason) = ask(&mut barn, &end, vec![]).unwrap_err();
+        assert!(status == 422 && reason.contains("asks for no certificate"), "{reason}");
+    }
+    let noted = end.service.store().read(|c| audit::newest(c, None, 20)).unwrap();
+    let noted =
+        noted.iter().filter(|e| e.action == "no grant" && e.detail.contains("asks for no certificate"));
+    assert_eq!(noted.count(), 1);
     let many: Vec<Csr> = (0..5).flat_map(|_| csr(&[0])).collect();
     assert_eq!(ask(&mut barn, &end, many).unwrap_err().0, 422);
     assert_eq!(cluster.calls(), [""; 0], "nothing of it was passed on");

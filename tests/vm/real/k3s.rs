@@ -1,7 +1,7 @@
 //! The shop's profile with a real k3s: its node becomes ready and its pod answers out of carried images alone, and the
 //! second start imports none of them again.
 
-use super::{START, given, telling, told};
+use super::{START, change, given, telling, told};
 use crate::boots;
 use crate::fixture::{self, Fixture, ok};
 use crate::vm::{Opts, Vm};
@@ -145,14 +145,4 @@ fn place(dir: &Path, program: &Path, images: &Path) {
     };
     let sums = names.iter().map(sum).collect::<String>();
     std::fs::write(dir.join(Product::K3s.sums("", Arch::Amd64)), sums).unwrap();
-}
-
-/// Replaces in a file what must be in it, and appends `more`.
-fn change(file: &Path, replacements: &[(&str, &str)], more: &str) {
-    let mut text = std::fs::read_to_string(file).unwrap();
-    for (from, to) in replacements {
-        assert!(text.contains(from), "{} has no `{from}`", file.display());
-        text = text.replace(from, to);
-    }
-    std::fs::write(file, text + more).unwrap();
 }

@@ -2,10 +2,12 @@
 //! and without it these tests are ignored.
 
 use crate::vm::Vm;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod cloud;
 mod k3s;
+mod kubeedge;
 
 /// A cluster's first start on an emulated machine of two busy processors, with everything to be unpacked and imported.
 const START: Duration = Duration::from_secs(1800);
@@ -36,6 +38,16 @@ fn telling(unit: &str, script: &str) -> String {
         ),
     ]
     .concat()
+}
+
+/// Replaces in a file what must be in it, and appends `more`.
+fn change(file: &Path, replacements: &[(&str, &str)], more: &str) {
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for (from, to) in replacements {
+        assert!(text.contains(from), "{} has no `{from}`", file.display());
+        text = text.replace(from, to);
+    }
+    std::fs::write(file, text + more).unwrap();
 }
 
 /// The lines that a device tells after its boot, as far as they came within `timeout`.
