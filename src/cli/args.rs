@@ -298,7 +298,7 @@ pub enum KeyVerb {
     },
     /// Show the id and the public half of a key
     Show {
-        /// `file:PATH`, `env:NAME`, `cmd:PROGRAM ARGS…`, or a path of a public or private key
+        /// `file:PATH`, `env:NAME`, `cmd:PROGRAM ARGS…`, `pkcs11:URI`, or a path of a public or private key
         key: String,
     },
     /// Print the public key (PEM), for cosign and for devices

@@ -152,6 +152,7 @@ pub fn reference(profile: &Profile, source: &KeySource) -> anyhow::Result<KeyRef
         KeySource::File(path) => KeyRef::File(profile.dir().join(path)),
         KeySource::Env(name) => KeyRef::Env(name.clone()),
         KeySource::Command(line) => format!("cmd:{line}").parse().kind(Kind::Input)?,
+        KeySource::Token(uri) => uri.parse().kind(Kind::Input)?,
     })
 }
 

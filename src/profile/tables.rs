@@ -322,7 +322,8 @@ table! {
 table! {
     /// The keys that sign.
     pub struct Sign {
-        /// Where the ed25519 release key is: `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        /// Where the ed25519 release key is: `file:PATH`, `env:NAME`, `cmd:COMMAND`, or in a PKCS #11 token,
+        /// `pkcs11:token=NAME;object=LABEL`. May name `${VAR}`.
         pub key: KeySource,
         /// The pair that signs for UEFI Secure Boot.
         pub secure_boot: Option<SecureBoot> = None,
@@ -332,7 +333,7 @@ table! {
 table! {
     /// The pair that signs for UEFI Secure Boot.
     pub struct SecureBoot {
-        /// The RSA private key: a path, `file:PATH`, `env:NAME` or `cmd:COMMAND`. May name `${VAR}`.
+        /// The RSA private key: a path, `file:PATH`, `env:NAME`, `cmd:COMMAND` or `pkcs11:…`. May name `${VAR}`.
         pub key: KeyPlace,
         /// Its X.509 certificate, PEM or DER; `forge key generate --secure-boot` makes both.
         pub cert: InputFile,

@@ -1,4 +1,4 @@
-//! Where a signing key is: `file:PATH`, `env:NAME`, or `cmd:PROGRAM ARGS…` for a key that forge never sees.
+//! Where a signing key is: `file:PATH`, `env:NAME`; `pkcs11:URI` or `cmd:PROGRAM ARGS…` for a key that forge never sees.
 //!
 //! The contract of `cmd:` — the words after the colon are split at spaces, no shell is asked:
 //! - `PROGRAM ARGS… key` prints a PEM. A private key is used as if it were in a file. A *public* key says that the program
@@ -9,6 +9,7 @@
 
 use super::key::{MAX_PEM, PrivateKey, PublicKey};
 use super::key_file::Secret;
+use super::token::{BadTokenUri, TokenKey, TokenUri};
 use super::{Signature, Signer, Verifier as _};
 use crate::host::tool::ToolCall;
 use anyhow::{Context as _, bail};
@@ -31,12 +32,14 @@ pub enum KeyRef {
     Env(String),
     /// A program and its first arguments.
     Command(Vec<String>),
+    /// A token.
+    Token(TokenUri),
 }
 
 impl FromStr for KeyRef {
     type Err = BadKeyRef;
     fn from_str(s: &str) -> Result<KeyRef, BadKeyRef> {
-        let bad = || BadKeyRef(s.chars().take(80).collect());
+        let bad = || BadKeyRef::Place(s.chars().take(80).collect());
         match s.split_once(':') {
             Some((_, "")) => Err(bad()),
             Some(("file", path)) => Ok(KeyRef::File(path.into())),
@@ -47,6 +50,7 @@ impl FromStr for KeyRef {
                 let words: Vec<String> = line.split_ascii_whitespace().map(String::from).collect();
                 if words.is_empty() { Err(bad()) } else { Ok(KeyRef::Command(words)) }
             }
+            Some(("pkcs11", _)) => s.parse().map(KeyRef::Token).map_err(BadKeyRef::Token),
             _ => Err(bad()),
         }
     }
@@ -58,14 +62,22 @@ impl fmt::Display for KeyRef {
             KeyRef::File(path) => write!(f, "file:{}", path.display()),
             KeyRef::Env(name) => write!(f, "env:{name}"),
             KeyRef::Command(words) => write!(f, "cmd:{}", words.join(" ")),
+            KeyRef::Token(uri) => write!(f, "{uri}"),
         }
     }
 }
 
 /// Text that names no place of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no key, expected `file:PATH`, `env:NAME` or `cmd:PROGRAM ARGS…`")]
-pub struct BadKeyRef(pub String);
+#[non_exhaustive]
+pub enum BadKeyRef {
+    /// No word of a place.
+    #[error("`{0}` is no key, expected `file:PATH`, `env:NAME`, `pkcs11:URI` or `cmd:PROGRAM ARGS…`")]
+    Place(String),
+    /// No place in a token.
+    #[error(transparent)]
+    Token(BadTokenUri),
+}
 
 impl KeyRef {
     /// Gets the key ready to sign. `passphrase` is asked only where the PEM is encrypted and [`PASSPHRASE`] is not set:
@@ -81,6 +93,10 @@ impl KeyRef {
             Some(value) => Ok(Zeroizing::new(value)),
             None => passphrase(),
         };
+        if let KeyRef::Token(uri) = self {
+            let opened = uri.open(passphrase).and_then(TokenKey::signer);
+            return Ok(Box::new(opened.with_context(|| format!("opening key {self}"))?));
+        }
         let pem = self.secret().with_context(|| format!("reading key {self}"))?;
         if let KeyRef::Command(words) = self
             && pem.trim_start().starts_with("-----BEGIN PUBLIC KEY-----")
@@ -119,6 +135,7 @@ impl KeyRef {
                 None => bail!("the environment has no {name}"),
             },
             KeyRef::Command(words) => *pem = run(words, "key", b"")?,
+            KeyRef::Token(_) => bail!("a token gives no secret away"),
         }
         Ok(pem)
     }
@@ -180,10 +197,15 @@ mod tests {
 
     #[test]
     fn places_survive_their_spelling() {
-        for good in ["file:keys/release.key", "env:FORGE_RELEASE_KEY", "cmd:signer --slot 2"] {
+        for good in [
+            "file:keys/release.key",
+            "env:FORGE_RELEASE_KEY",
+            "cmd:signer --slot 2",
+            "pkcs11:token=a;object=b",
+        ] {
             assert_eq!(good.parse::<KeyRef>().unwrap().to_string(), good);
         }
-        for bad in ["", "release.key", "file:", "env:A-B", "cmd: ", "vault:x"] {
+        for bad in ["", "release.key", "file:", "env:A-B", "cmd: ", "vault:x", "pkcs11:token=a"] {
             assert!(bad.parse::<KeyRef>().is_err(), "{bad}");
         }
     }

@@ -20,6 +20,8 @@ pub mod key_ref;
 pub mod rsa;
 #[cfg(feature = "cli")]
 pub mod simple_signing;
+#[cfg(feature = "cli")]
+pub mod token;
 
 pub use key::{KeyId, PrivateKey, PublicKey};
 #[cfg(feature = "cli")]

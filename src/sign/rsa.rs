@@ -2,11 +2,12 @@
 //! has no chance in it, so that the same image under the same key is the same bytes.
 //!
 //! A key may be a program's own (`cmd:`, see [`super::key_ref`]): it prints its public key as PEM for `key`, and the
-//! signature of its standard input in base64 for `sign`. That is how a PKCS #11 token is used.
+//! signature of its standard input in base64 for `sign`. Or it is in a PKCS #11 token ([`super::token`]).
 
 use super::key::MAX_PEM;
 use super::key_file::Secret;
 use super::key_ref::KeyRef;
+use super::token::TokenKey;
 use crate::model::Epoch;
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::rand::SystemRandom;
@@ -25,6 +26,7 @@ pub struct BootSigner {
 enum Key {
     Own(RsaKeyPair),
     Program(KeyRef),
+    Token(TokenKey),
 }
 
 impl BootSigner {
@@ -37,8 +39,12 @@ impl BootSigner {
         certificate: &[u8],
         passphrase: impl FnOnce() -> anyhow::Result<Secret>,
     ) -> anyhow::Result<BootSigner> {
-        let pem = key.secret().with_context(|| format!("reading key {key}"))?;
         let certificate = certificate_der(certificate)?;
+        if let KeyRef::Token(uri) = key {
+            let opened = uri.open(passphrase).with_context(|| format!("opening key {key}"))?;
+            return BootSigner { certificate, key: Key::Token(opened) }.tried(key);
+        }
+        let pem = key.secret().with_context(|| format!("reading key {key}"))?;
         let signer = if pem.trim_start().starts_with("-----BEGIN PUBLIC KEY-----") {
             ensure!(matches!(key, KeyRef::Command(_)), "{key} is a public key, which signs nothing");
             BootSigner { certificate, key: Key::Program(key.clone()) }
@@ -49,9 +55,13 @@ impl BootSigner {
                 .map_err(|e| anyhow::anyhow!("{key} is no RSA key in PKCS #8 of 2048 to 4096 bits: {e}"))?;
             BootSigner { certificate, key: Key::Own(pair) }
         };
-        // A key that is not the certificate's would make images that no machine starts.
-        signer.sign(b"forge").with_context(|| format!("trying key {key}"))?;
-        Ok(signer)
+        signer.tried(key)
+    }
+
+    /// It, if its key is the certificate's: another's would make images that no machine starts.
+    fn tried(self, key: &KeyRef) -> anyhow::Result<BootSigner> {
+        self.sign(b"forge").with_context(|| format!("trying key {key}"))?;
+        Ok(self)
     }
 
     /// The certificate, DER.
@@ -71,6 +81,7 @@ impl BootSigner {
                     .map_err(|_| anyhow::anyhow!("signing with RSA"))?;
                 signature
             }
+            Key::Token(key) => key.sign(message)?,
             Key::Program(program) => {
                 let text = program.signature(message)?;
                 base64::engine::general_purpose::STANDARD

@@ -34,6 +34,7 @@ mod profile;
 mod release;
 mod support;
 mod tamper;
+mod token;
 mod tpm;
 mod user;
 mod workloads;

@@ -136,6 +136,8 @@ pub enum KeySource {
     Env(String),
     /// A command that prints the key, or signs.
     Command(String),
+    /// A key in a token, as a URI: `pkcs11:…`.
+    Token(String),
 }
 
 impl std::fmt::Display for KeySource {
@@ -144,6 +146,7 @@ impl std::fmt::Display for KeySource {
             KeySource::File(path) => write!(f, "file:{path}"),
             KeySource::Env(name) => write!(f, "env:{name}"),
             KeySource::Command(command) => write!(f, "cmd:{command}"),
+            KeySource::Token(uri) => f.write_str(uri),
         }
     }
 }
@@ -159,16 +162,19 @@ impl Shape for KeySource {
             Some(("file", path)) => reader.file(node, path, Content::Key).map(KeySource::File),
             Some(("env", name)) if variable(name) => Some(KeySource::Env(name.into())),
             Some(("cmd", command)) if !command.trim().is_empty() => Some(KeySource::Command(command.into())),
+            Some(("pkcs11", rest)) if rest.contains("token=") && !rest.contains("pin-value=") => {
+                Some(KeySource::Token(text))
+            }
             _ => {
                 // The text is not repeated for machines to keep: it may be the key, typed here by mistake.
-                let help = "`file:PATH`, `env:NAME` or `cmd:COMMAND`, which says where the key is; never the key itself";
+                let help = "`file:PATH`, `env:NAME`, `pkcs11:token=…;object=…` or `cmd:COMMAND`, which says where the key is; never the key itself";
                 reader.wrong(node.place, Wrong::new("this does not say where the key is", help));
                 None
             }
         }
     }
     fn schema(_: &mut Definitions) -> Json {
-        json!({ "type": "string", "pattern": "^(file|env|cmd):.|[$][{]" })
+        json!({ "type": "string", "pattern": "^(file|env|cmd|pkcs11):.|[$][{]" })
     }
 }
 
@@ -185,7 +191,7 @@ impl std::fmt::Display for KeyPlace {
 impl Shape for KeyPlace {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<KeyPlace> {
         let said = text(node, reader, "where the key is", true)?;
-        if ["file:", "env:", "cmd:"].iter().any(|form| said.starts_with(form)) {
+        if ["file:", "env:", "cmd:", "pkcs11:"].iter().any(|form| said.starts_with(form)) {
             return KeySource::read(node, reader).map(KeyPlace);
         }
         reader.file(node, &said, Content::Key).map(|path| KeyPlace(KeySource::File(path)))
