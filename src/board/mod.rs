@@ -6,8 +6,8 @@
 //!
 //! | board | from power on to systemd-boot | on the ESP beside it |
 //! |---|---|---|
-//! | [`generic_uefi`] | the machine's own UEFI firmware | nothing |
-//! | [`raspberry_pi`] | EEPROM → (Pi 4: `start4.elf`) → U-Boot, whose EFI loader starts it | firmware, device trees, `config.txt`, U-Boot |
+//! | `generic-uefi` | the machine's own UEFI firmware | nothing |
+//! | `raspberry-pi` | EEPROM → (Pi 4: `start4.elf`) → U-Boot, whose EFI loader starts it | firmware, device trees, `config.txt`, U-Boot |
 //!
 //! Another board is another file here and an entry in the list. What a profile may ask of one is `profile`'s to check. Knows
 //! no profile, no disk and no cache.

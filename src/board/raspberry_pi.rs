@@ -28,7 +28,9 @@
 //!
 //! # What is not there
 //!
-//! This U-Boot checks no signatures: Secure Boot ends nowhere on these boards.
+//! Debian's U-Boot checks no signatures: there is no Secure Boot on these boards. And its EFI loader renames no file (2025.01:
+//! "Access denied", which systemd-boot tells and passes over): tries are not counted, so a version that does not come up is
+//! tried for ever and the other slot is not turned to. Module `boot` says what stands on the counter.
 
 use super::Board;
 use crate::boot::root;
