@@ -109,10 +109,9 @@ fn a_raspberry_pi_finds_its_vendors_files() {
     let told = refused(forge(&cache).arg("build").arg(&profile).arg("--out").arg(&out), 4);
     assert!(told.contains("it is the package u-boot-rpi, not raspi-firmware"), "{told}");
     assert!(told.contains("has to be a .deb of the package raspi-firmware"), "{told}");
-    // No longer asked for: its component is not read either.
+    let lock = std::fs::read_to_string(profile.with_file_name("raspberry-pi.toml.lock")).unwrap();
     assert!(
-        !std::fs::read_to_string(profile.with_file_name("raspberry-pi.toml.lock"))
-            .unwrap()
-            .contains("non-free")
+        !lock.contains("\"raspi-firmware\"") && lock.contains("\"u-boot-rpi\""),
+        "what is given is not locked too"
     );
 }
