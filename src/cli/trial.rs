@@ -23,7 +23,17 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
     let signer = args.sign.as_deref().map(key::named).transpose()?;
     let shop = Workshop::open(session, false)?;
     let tools = shop.tools(session, run::packages(arch))?;
-    let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
+    let installer = disk.with_file_name("installer.iso");
+    let installer = fs::exists(&installer).then_some(installer);
+    let tried = |case: &Case| !case.needs_installer() || installer.is_some();
+    let cases = match &args.case[..] {
+        [] => Case::ALL.iter().copied().filter(tried).collect(),
+        named => named.to_vec(),
+    };
+    if let Some(case) = cases.iter().find(|case| !tried(case)) {
+        return Err(error::of(Kind::Input, anyhow!("{case} needs an installer, and the release has none")))
+            .hint("add \"iso\" to `image.artifacts` in the profile");
+    }
     let with_tpm = cases.iter().any(|case| case.needs_tpm());
     let tpm_tools = with_tpm.then(|| shop.tools(session, run::tpm::PACKAGES)).transpose()?;
     let with_wire = cases.iter().any(|case| case.needs_wire());
@@ -38,6 +48,7 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
         run::acceleration(&tools, arch, &variables, &session.cache_dir.join("run"), &session.cancel)?;
     let trial = Trial {
         disk: &disk,
+        installer: installer.as_deref(),
         arch,
         site: &manifest.site,
         root: &*root,

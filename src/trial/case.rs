@@ -33,6 +33,7 @@ macro_rules! cases {
 
 cases! {
     Joins = "joins", "Power, a network, nobody there.";
+    Installs = "installs", "An installer's stick with the bundle, and an empty disk: what is installed joins.";
     LateNetwork = "late-network", "The link comes after the boot is good: workloads wait for no network.";
     Clock1970 = "clock-1970", "The clock starts at 1970, as without a battery.";
     Clock2038 = "clock-2038", "The clock is years ahead.";
@@ -64,6 +65,11 @@ impl Case {
     /// Whether the box has a TPM in it.
     pub const fn needs_tpm(self) -> bool {
         matches!(self, Case::Tpm)
+    }
+
+    /// Whether the box begins with an empty disk and an installer.
+    pub const fn needs_installer(self) -> bool {
+        matches!(self, Case::Installs)
     }
 
     /// Whether the box is on a network that gives it nothing.
@@ -146,7 +152,9 @@ pub(super) fn setting(case: Case, fleet: SocketAddr, pins: &[Digest]) -> anyhow:
         case,
     };
     Ok(match case {
-        Case::Joins | Case::LateNetwork | Case::Stick | Case::Tpm | Case::PowerCuts => plain(vec![direct]),
+        Case::Joins | Case::Installs | Case::LateNetwork | Case::Stick | Case::Tpm | Case::PowerCuts => {
+            plain(vec![direct])
+        }
         Case::Clock1970 => Setting { clock: Some(Epoch(0)), ..plain(vec![direct]) },
         // After the last second that 32 bits can count.
         Case::Clock2038 => Setting { clock: Some(Epoch(2_150_000_000)), ..plain(vec![direct]) },
@@ -197,6 +205,6 @@ mod tests {
         for case in Case::ALL {
             assert_eq!(case.as_str().parse(), Ok(*case));
         }
-        assert!("joined".parse::<Case>().unwrap_err().to_string().contains("joins, late-network"));
+        assert!("joined".parse::<Case>().unwrap_err().to_string().contains("joins, installs, late-network"));
     }
 }

@@ -4,7 +4,7 @@ use super::Trial;
 use crate::enroll::DeviceId;
 use crate::host::cancel::Cancel;
 use crate::model::Epoch;
-use crate::run::qemu::{self, RunSpec, Serial};
+use crate::run::qemu::{self, Medium, RunSpec, Serial};
 use crate::run::tpm::Swtpm;
 use crate::run::wire::Wire;
 use anyhow::{Context as _, bail};
@@ -14,7 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+/// For how long somebody has to read that an installation is done, and the box to turn itself off.
+const READ: Duration = Duration::from_secs(60);
+
 /// How the box is turned on, as often as it takes: its disk and its firmware's variables are kept.
+#[derive(Clone, Copy)]
 pub struct Power<'a> {
     /// The trial.
     pub trial: &'a Trial<'a>,
@@ -28,6 +32,8 @@ pub struct Power<'a> {
     pub alone: bool,
     /// A stick that is plugged in.
     pub stick: Option<&'a Path>,
+    /// What it is started from when its disk starts nothing.
+    pub medium: Option<&'a Medium>,
 }
 
 /// Where the TPM of the box with the disk `disk` has its state.
@@ -88,7 +94,7 @@ impl Power<'_> {
             firmware: tools.file(code)?,
             variables,
             data: tools.path().join("usr/share/qemu"),
-            medium: None,
+            medium: self.medium.cloned(),
             second: None,
             stick: self.stick.map(Path::to_path_buf),
             clock: self.clock,
@@ -124,6 +130,19 @@ impl Machine {
             }
             std::thread::sleep(left.min(Duration::from_millis(200)));
         }
+    }
+
+    /// Waits until it turns itself off; one that starts again instead is unplugged after a minute.
+    ///
+    /// # Errors
+    /// Cancellation.
+    pub fn wait_for_end(mut self, cancel: &Cancel) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while self.child.try_wait()?.is_none() && start.elapsed() < READ {
+            cancel.check()?;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     /// Waits until its console says `text`.

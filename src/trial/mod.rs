@@ -24,9 +24,9 @@ use crate::fleet::operator::{self, Wanted};
 use crate::fleet::server::Server;
 use crate::fleet::{Device, Home, Store};
 use crate::host::cancel::Cancel;
-use crate::host::clock;
+use crate::host::{clock, fs};
 use crate::model::{Arch, Epoch};
-use crate::run::qemu::Acceleration;
+use crate::run::qemu::{Acceleration, Medium};
 use crate::run::tools::ToolRoot;
 use crate::run::{bundle as partition, disk};
 use crate::sign::Signer;
@@ -42,10 +42,15 @@ use zeroize::Zeroizing;
 /// Where the emulator's own network has this machine (slirp's gateway).
 const HOST: &str = "10.0.2.2";
 
+/// The length of a box's disk, in bytes: room for slot B and state.
+const DISK: u64 = 8 << 30;
+
 /// What is tried, and with what.
 pub struct Trial<'a> {
     /// The disk image, raw or compressed.
     pub disk: &'a Path,
+    /// The installer of the same release, for [`Case::Installs`].
+    pub installer: Option<&'a Path>,
     /// Its architecture.
     pub arch: Arch,
     /// The site of its profile.
@@ -125,11 +130,20 @@ impl Trial<'_> {
         let fleet = Fleet::start(&work.join("fleet"), self)?;
         let setting = case::setting(case, fleet.address, &fleet.description.spki_sha256)?;
         let box_disk = work.join("box.raw");
-        disk::unpack(self.disk, &box_disk, 8 << 30).context("copying the disk")?;
         let (carried, ticket) = self.bundle(&fleet, &setting)?;
-        partition::place(&carried, &box_disk)?;
+        let mut medium = None;
+        if case.needs_installer() {
+            disk::empty(&box_disk, DISK)?;
+            let stick = work.join("installer.iso");
+            fs::copy(self.installer.context("the release has no installer")?, &stick)?;
+            partition::place(&carried, &stick)?;
+            medium = Some(Medium::Stick(stick));
+        } else {
+            disk::unpack(self.disk, &box_disk, DISK).context("copying the disk")?;
+            partition::place(&carried, &box_disk)?;
+        }
         let started = Instant::now();
-        let verdict = self.watch(case, &setting, &fleet, &box_disk, &ticket);
+        let verdict = self.watch(case, &setting, &fleet, &box_disk, medium.as_ref(), &ticket);
         let seconds = started.elapsed().as_secs();
         let console = std::fs::read_to_string(box_disk.with_extension("console")).unwrap_or_default();
         self.cancel.check()?;
@@ -143,6 +157,7 @@ impl Trial<'_> {
         setting: &case::Setting,
         fleet: &Fleet,
         disk: &Path,
+        medium: Option<&Medium>,
         ticket: &[u8],
     ) -> anyhow::Result<()> {
         let power = machine::Power {
@@ -152,7 +167,16 @@ impl Trial<'_> {
             tpm: case.needs_tpm(),
             alone: case.needs_wire(),
             stick: None,
+            medium: None,
         };
+        if medium.is_some() {
+            let start = Instant::now();
+            let mut running = machine::Power { medium, ..power }.on()?;
+            running.wait_for("forge: installed:", self.patience, self.cancel)?;
+            (self.say)(&format!("{case}: installed after {} s", start.elapsed().as_secs()));
+            ensure!(!running.has_said(&String::from_utf8_lossy(ticket)), "the ticket is on its console");
+            running.wait_for_end(self.cancel)?; // and the stick is taken out
+        }
         if case == Case::Stick {
             return self.carried(case, fleet, power, disk);
         }

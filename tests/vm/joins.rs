@@ -23,15 +23,16 @@ fn boxes_of_both_architectures_join_with_nobody_there() {
     // What differs between architectures is the boot; the conditions of a site are tried on one. Meanwhile the other one's
     // packages are configured, which is one emulated program after the other.
     std::thread::scope(|scope| {
-        scope.spawn(|| join(shared, &programs, ONE, "amd64", "joins,late-network,clock-1970,no-dhcp,tpm"));
-        join(shared, &programs, BOTH, "arm64", "joins");
+        let cases = "joins,installs,late-network,clock-1970,no-dhcp,tpm";
+        scope.spawn(|| join(shared, &programs, (ONE, "oci,disk,iso"), "amd64", cases));
+        join(shared, &programs, (BOTH, "oci,disk"), "arm64", "joins");
     });
 }
 
-/// Builds a release that enrols for `arches`, and tries `cases` on the disk of `arch`.
-fn join(shared: &Fixture, programs: &Path, arches: &str, arch: &str, cases: &str) {
+/// Builds a release that enrols, for architectures with artifacts, and tries `cases` on the disk of `arch`.
+fn join(shared: &Fixture, programs: &Path, what: (&str, &str), arch: &str, cases: &str) {
     let dir = shared.scratch();
-    let (release, root) = enrolling(shared, dir.path(), programs, arches);
+    let (release, root) = enrolling(shared, dir.path(), programs, what);
     let key = dir.path().join("source/keys/release");
     let told = ok(fixture::forge(&shared.cache())
         .args(["--json", "test", "--arch", arch, "--case", cases])
@@ -68,8 +69,13 @@ pub fn programs() -> Option<PathBuf> {
     None
 }
 
-/// A release of the quickstart that enrols, for `arches`, and the root of its fleet.
-fn enrolling(shared: &Fixture, dir: &Path, programs: &Path, arches: &str) -> (PathBuf, PathBuf) {
+/// A release of the quickstart that enrols, for architectures with artifacts, and the root of its fleet.
+fn enrolling(
+    shared: &Fixture,
+    dir: &Path,
+    programs: &Path,
+    (arches, artifacts): (&str, &str),
+) -> (PathBuf, PathBuf) {
     let profile = shared.source_in(dir);
     let text = std::fs::read_to_string(&profile).unwrap();
     assert!(text.contains(ALONE));
@@ -79,7 +85,7 @@ fn enrolling(shared: &Fixture, dir: &Path, programs: &Path, arches: &str) -> (Pa
     let root = profile.with_file_name("fleet-root.key");
     ok(Command::new(FORGE).args(["key", "generate", "--no-passphrase"]).arg(&root));
     let mut build = fixture::forge(&shared.cache());
-    build.env("FORGE_DEVICE_DIR", programs).args(["--json", "build"]).arg(&profile);
+    build.env("FORGE_DEVICE_DIR", programs).args(["--json", "build", "--artifact", artifacts]).arg(&profile);
     let told = ok(build.arg("--out").arg(dir.join("dist")));
     (fixture::events(&told, "release")[0]["dir"].as_str().unwrap().into(), root)
 }
