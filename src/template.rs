@@ -189,6 +189,9 @@ mod tests {
     }
 }
 
+/// The settings of a Raspberry Pi's own loader: the vendor's "config.txt".
+pub const RASPBERRY_PI_CONFIG: &str = include_str!("../templates/board/raspberry-pi.txt");
+
 /// systemd-boot's settings, for the EFI system partition: loader.conf(5).
 pub const LOADER_CONF: &str = include_str!("../templates/boot/loader.conf");
 
