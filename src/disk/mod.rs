@@ -16,6 +16,7 @@
 
 #[cfg(feature = "cli")]
 pub mod compressed;
+pub mod crc32;
 #[cfg(feature = "cli")]
 pub mod erofs;
 #[cfg(feature = "cli")]

@@ -1,8 +1,10 @@
 //! An image onto a real disk: written with its table last, read back, compared.
 //!
 //! The disk is whole or has no partition table: what starts at the first byte is taken off before anything else is
-//! written and put there when all of the rest has been read back. A power cut in between leaves a disk that no firmware
-//! starts and that looks empty. What is zero in the image becomes zero on the disk, whatever was there: the kernel is
+//! written and put there when all of the rest has been read back. A disk keeps sectors whole and no order among them, so
+//! the header of the table, which alone makes one of the rest, is a step of its own ([`Pending::steps`]); until it is
+//! there, a mark says that the disk is being written ([`is_half_written`]). A power cut at any moment leaves a disk that no
+//! firmware starts and that may be written anew. What is zero in the image becomes zero on the disk, whatever was there: the kernel is
 //! asked to zero the range, which costs a disk that can nothing, and writes zeros to one that cannot.
 
 use crate::model::Digest;
@@ -10,10 +12,25 @@ use rustix::fs::{Advice, FallocateFlags};
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 /// What is written, hashed and read back at a time.
 pub const CHUNK: usize = 1 << 20;
+
+/// Bytes of a sector: the least that a disk writes whole.
+const SECTOR: usize = 512;
+/// The header of a partition table (UEFI 2.10 §5.3.2).
+const HEADER: Range<usize> = SECTOR..2 * SECTOR;
+/// The sector that says that the disk is being written: the last of the first chunk, which few images use.
+const MARK: Range<usize> = CHUNK - SECTOR..CHUNK;
+/// What it begins with.
+const MARKED: &[u8] = b"forge: this disk is being written\n";
+
+/// Whether the disk that begins with `head`, of [`CHUNK`] bytes at least, was left while it was written.
+pub fn is_half_written(head: &[u8]) -> bool {
+    head.get(MARK).is_some_and(|sector| sector.starts_with(MARKED))
+}
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +86,7 @@ pub struct Pending {
 }
 
 /// Writes the image that `source` gives, of `length` bytes, to `disk`, and reads all of it back; but for the first chunk,
-/// in whose place are zeros. `disk_length` is that of the disk, whose end is cleared of an old table. `told` hears of
+/// in whose place are zeros and the mark. `disk_length` is that of the disk, whose end is cleared of an old table. `told` hears of
 /// every chunk.
 ///
 /// # Errors
@@ -87,6 +104,11 @@ pub fn write(
     zero(disk, 0, chunk.min(disk_length)).map_err(on_disk(0))?;
     zero(disk, end, disk_length - end).map_err(on_disk(end))?;
     disk.sync_all().map_err(on_disk(0))?;
+    if disk_length >= chunk {
+        disk.write_all_at(&mark(), MARK.start as u64)
+            .and_then(|()| disk.sync_all())
+            .map_err(on_disk(MARK.start as u64))?;
+    }
     let mut head = vec![];
     // A digest a chunk: `None` for zeros, of which an image has many, and which are quicker looked at than hashed.
     let mut digests: Vec<Option<Digest>> = vec![];
@@ -120,6 +142,9 @@ pub fn write(
         let at = index as u64 * chunk;
         let bytes = &mut buffer[..chunk.min(length - at) as usize];
         disk.read_exact_at(bytes, at).map_err(on_disk(at))?;
+        if index == 0 && is_half_written(bytes) {
+            bytes[MARK].fill(0);
+        }
         let same = match digest {
             None => is_zero(bytes),
             Some(digest) => Digest::of(&*bytes) == *digest,
@@ -143,6 +168,19 @@ impl Pending {
         self.length
     }
 
+    /// What is left to be written, as place and bytes, with all that is before on the disk before what is after: the first
+    /// chunk without its header, the header, and what the mark stood in the place of.
+    pub fn steps(&self) -> Vec<(u64, Vec<u8>)> {
+        if self.head.len() < CHUNK {
+            return vec![(0, self.head.clone())]; // too short for a table
+        }
+        let mut rest = self.head.clone();
+        rest[HEADER].fill(0);
+        rest[MARK].copy_from_slice(&mark());
+        let sector = |place: Range<usize>| (place.start as u64, self.head[place].to_vec());
+        vec![(0, rest), sector(HEADER), sector(MARK)]
+    }
+
     /// Puts the first chunk in its place: from here on the disk is the image.
     ///
     /// # Errors
@@ -150,12 +188,20 @@ impl Pending {
     pub fn finish(self, disk: &File) -> Result<(), OntoError> {
         let on_disk = |source| OntoError::Disk { at: 0, source };
         disk.sync_all().map_err(on_disk)?;
-        disk.write_all_at(&self.head, 0).and_then(|()| disk.sync_all()).map_err(on_disk)?;
+        for (at, bytes) in self.steps() {
+            disk.write_all_at(&bytes, at).and_then(|()| disk.sync_all()).map_err(on_disk)?;
+        }
         forget(disk);
         let mut back = vec![0; self.head.len()];
         disk.read_exact_at(&mut back, 0).map_err(on_disk)?;
         if back == self.head { Ok(()) } else { Err(OntoError::Differs { at: 0 }) }
     }
+}
+
+fn mark() -> Vec<u8> {
+    let mut sector = vec![0; SECTOR];
+    sector[..MARKED.len()].copy_from_slice(MARKED);
+    sector
 }
 
 /// Fills `buffer` as far as `source` goes.
@@ -238,7 +284,8 @@ mod tests {
         let mut last = None;
         let pending = write(&image()[..], LENGTH as u64, &disk, length, &mut |p| last = Some(p)).unwrap();
         assert_eq!(last, Some(Progress::Compared(LENGTH as u64)));
-        assert!(is_zero(&read(&disk, 0, CHUNK)), "the table is there already");
+        assert!(is_zero(&read(&disk, 0, CHUNK - SECTOR)), "the table is there already");
+        assert!(is_half_written(&read(&disk, 0, CHUNK)));
         assert_eq!(pending.head()[513], 2);
         pending.finish(&disk).unwrap();
         assert!(read(&disk, 0, LENGTH) == image());
@@ -251,7 +298,7 @@ mod tests {
             let (disk, length) = used();
             let fault = write(&image()[..], expected, &disk, length, &mut |_| ()).unwrap_err();
             assert!(matches!(fault, OntoError::Length { .. }), "{fault}");
-            assert!(is_zero(&read(&disk, 0, CHUNK)));
+            assert!(is_zero(&read(&disk, 0, CHUNK - SECTOR)) && is_half_written(&read(&disk, 0, CHUNK)));
         }
     }
 

@@ -35,7 +35,7 @@ fn an_empty_box_installs_from_a_stick_and_from_a_server_and_only_once() {
     // Two disks: neither is touched, and the screen says why.
     let two = Opts { second: Some(empty("second.raw")), ..stick.clone() };
     let mut box_ = Vm::boot(&own, &two);
-    let took = box_.wait_for("E-INSTALL-05 More than one disk fits: vda, vdb", BOOT);
+    let took = box_.wait_for("E-INSTALL-05 More than one disk fits: vda (8.00 GiB), vdb (8.00 GiB)", BOOT);
     println!("two disks: refused after {took:.0?}");
     box_.power_off_hard();
     assert!(is_empty(&own) && is_empty(&dir.path().join("second.raw")));

@@ -61,15 +61,8 @@ impl Download {
             return Err(address());
         }
         let origin = Origin::plain(authority).ok_or_else(address)?;
-        let mut download = Download {
-            url: url.into(),
-            origin,
-            target: format!("/{path}"),
-            at: 0,
-            size,
-            body: None,
-            tries: 0,
-        };
+        let mut download =
+            Download { url: url.into(), origin, target: resolved(path), at: 0, size, body: None, tries: 0 };
         download.connect()?;
         Ok(download)
     }
@@ -99,6 +92,21 @@ impl Download {
     }
 }
 
+/// The path without `.` and `..`, which a script has where it names what is beside it, and which not every server takes
+/// (RFC 3986, 5.2.4).
+fn resolved(path: &str) -> String {
+    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    let mut parts: Vec<&str> = vec![];
+    for part in path.split('/') {
+        match part {
+            "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}{query}", parts.join("/"))
+}
+
 impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at < self.size && !buffer.is_empty() {
@@ -121,5 +129,22 @@ impl Read for Download {
             }
         }
         Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_asked_for_without_dots() {
+        for (path, asked) in [
+            ("netboot/../disk.raw.zst", "/disk.raw.zst"),
+            ("a/./b/../../c?x=../y", "/c?x=../y"),
+            ("../../etc", "/etc"),
+            ("", "/"),
+        ] {
+            assert_eq!(resolved(path), asked);
+        }
     }
 }

@@ -154,8 +154,10 @@ fn install(root: &Path, order: &Order, screens: &Screens) -> Result<Outcome, Ref
         .map_err(|e| Refusal::new(Code::InstallWrite, format!("{name}: {e}")))?
     {
         Holds::This => return Ok(Outcome::Already(name)),
-        Holds::Other if !order.overwrite => return Err(Refusal::new(Code::InstallForeign, name)),
-        Holds::Other | Holds::Nothing => {}
+        Holds::Other(what) if !order.overwrite => {
+            return Err(Refusal::new(Code::InstallForeign, format!("{name}: {what}")));
+        }
+        Holds::Other(_) | Holds::Nothing => {}
     }
     match &source {
         Source::Medium(medium) => {
@@ -179,7 +181,9 @@ fn choose<'a>(order: &Order, disks: &'a [Disk]) -> Result<&'a Disk, Refusal> {
         Ok(chosen) => disks.iter().find(|disk| disk.candidate == *chosen),
         Err(NoChoice::None) => None,
         Err(NoChoice::Several(names)) => {
-            return Err(Refusal::new(Code::InstallTwoDisks, names.join(", ")));
+            let fitting = disks.iter().filter(|disk| names.contains(&disk.candidate.name));
+            let titles: Vec<String> = fitting.map(Disk::title).collect();
+            return Err(Refusal::new(Code::InstallTwoDisks, titles.join(", ")));
         }
     };
     let disk = chosen.ok_or_else(|| {
