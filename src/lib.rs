@@ -30,7 +30,7 @@
 //! # Who may know whom
 //!
 //! words ([`model`], [`error`]) ← edges and shapes ([`host`], [`tree`], [`template`], [`oci`]) ← domain ([`profile`],
-//! [`source`], [`debian`], [`boot`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`], [`attest`]) ← effects
+//! [`source`], [`debian`], [`boot`], [`board`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`], [`attest`]) ← effects
 //! ([`build`], [`release`], [`publish`], [`flash`], [`run`], [`toolbox`]) ← surface ([`cli`]). A test holds this against the code, room
 //! by room.
 
@@ -38,6 +38,8 @@
 
 #[cfg(feature = "cli")]
 pub mod attest;
+#[cfg(feature = "cli")]
+pub mod board;
 #[cfg(feature = "cli")]
 pub mod boot;
 #[cfg(feature = "cli")]

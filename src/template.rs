@@ -63,6 +63,8 @@ pub mod cluster {
     pub const GRANTED: &str = include_str!("../templates/kubernetes/granted.conf");
     /// Waits for the node and the required workloads; to be filled in likewise.
     pub const READY: &str = include_str!("../templates/kubernetes/ready.service");
+    /// Drop-in of the target that it is required by.
+    pub const COMPLETE: &str = include_str!("../templates/kubernetes/boot-complete.conf");
     /// What both units call.
     pub const PROGRAM: &str = include_str!("../templates/kubernetes/kubernetes");
     /// On every node.
@@ -186,6 +188,9 @@ mod tests {
         }
     }
 }
+
+/// The settings of a Raspberry Pi's own loader: the vendor's "config.txt".
+pub const RASPBERRY_PI_CONFIG: &str = include_str!("../templates/board/raspberry-pi.txt");
 
 /// systemd-boot's settings, for the EFI system partition: loader.conf(5).
 pub const LOADER_CONF: &str = include_str!("../templates/boot/loader.conf");

@@ -65,7 +65,14 @@ fn locked(packages: &[&str], arch: Arch, env: &Env<'_>) -> anyhow::Result<Lock> 
     let mut request: Vec<String> = packages.iter().map(|p| p.to_string()).collect();
     request.sort();
     let path = env.root.join(format!("{}.lock", request.join("+")));
-    let set = PackageSet { name: SET.into(), arch, base: BASE.into(), variant: SetVariant::Custom, request };
+    let set = PackageSet {
+        name: SET.into(),
+        arch,
+        base: BASE.into(),
+        variant: SetVariant::Custom,
+        request,
+        components: vec![],
+    };
     let demand = Demand { sets: vec![set], ..Demand::default() };
     if let Ok(text) = std::fs::read_to_string(&path)
         && let Ok(lock) = Lock::from_text(&text)

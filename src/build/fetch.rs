@@ -50,6 +50,7 @@ pub fn missing<'a>(plan: &Plan, lock: &'a Lock, cache: &Cache, blobs: &Blobs) ->
         .flat_map(|s| match &s.recipe {
             Recipe::Rootfs(rootfs) => rootfs.packages.iter().map(|p| p.digest).collect(),
             Recipe::Payload(payload) => payload.pause.iter().map(|p| p.digest).collect::<Vec<_>>(),
+            Recipe::Firmware(firmware) => firmware.packages.iter().map(|p| p.digest).collect(),
             _ => vec![],
         })
         .collect();
@@ -171,6 +172,11 @@ pub fn remotes(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
             Recipe::Payload(payload) => Some(payload),
             _ => None,
         });
+    let firmware =
+        plan.steps.iter().filter(|s| !env.cache.contains(&s.key)).filter_map(|s| match &s.recipe {
+            Recipe::Firmware(firmware) => firmware.source,
+            _ => None,
+        });
     let wanted: BTreeSet<Digest> = payloads
         .flat_map(|p| {
             let models = p.models.iter().flat_map(|m| &m.files).map(|f| f.digest);
@@ -180,6 +186,7 @@ pub fn remotes(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
             });
             models.chain(disks).chain(p.charts.iter().map(|c| c.package))
         })
+        .chain(firmware)
         .filter(|digest| !env.blobs.has(*digest))
         .collect();
     let charts = lock.charts.iter().filter(|c| !c.from.is_empty()).map(LockedChart::remote);

@@ -359,10 +359,10 @@ pub fn plan(session: &Session, args: &ProfileArgs, selection: &Selection) -> any
         for (arch, wanted) in &profile.arch {
             let least = plan::fit::partitions(wanted, &lock, *arch);
             let plan::fit::Partitions { esp, root, payload, enroll } = least;
-            let whole = least.whole();
+            let (whole, board) = (least.whole(), wanted.board.as_str());
             let _ = writeln!(
                 human,
-                "on a disk, {arch}: at least {whole} (esp {esp}, two slots of root {root} and payload {payload}, bundle {enroll}), then state"
+                "on a disk, {arch}, board {board}: at least {whole} (esp {esp}, two slots of root {root} and payload {payload}, bundle {enroll}), then state"
             );
             partitions.insert(arch, least);
         }

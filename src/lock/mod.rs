@@ -91,6 +91,9 @@ pub struct PackageSet {
     pub variant: SetVariant,
     /// The names that were asked for, sorted.
     pub request: Vec<String>,
+    /// Components of the archive that it may need beside those that are read for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
 }
 
 /// What a set of packages stands on; the words are mmdebstrap's.

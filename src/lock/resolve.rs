@@ -15,7 +15,7 @@ use crate::source::oci;
 use crate::source::release::{self, PinnedFile, Places, Wanted};
 use crate::source::remote;
 use anyhow::{Context as _, anyhow};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Where this machine's apt keeps its settings.
@@ -80,7 +80,9 @@ pub fn resolve(demand: &Demand, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
         by_base.entry((&set.base, set.arch)).or_default().push(set);
     }
     for ((base, arch), sets) in by_base {
-        let archive = open(base, arch, moves, env)
+        let components: BTreeSet<&str> =
+            sets.iter().flat_map(|s| &s.components).map(String::as_str).collect();
+        let archive = open(base, arch, &components, moves, env)
             .with_context(|| format!("reading the archive of {base} for {arch}"))?;
         for set in sets {
             env.cancel.check()?;
@@ -171,13 +173,23 @@ fn merge(archives: Vec<LockedArchive>) -> Vec<LockedArchive> {
     merged
 }
 
-fn open(base: &str, arch: Arch, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Result<Archive> {
+fn open(
+    base: &str,
+    arch: Arch,
+    components: &BTreeSet<&str>,
+    moves: Moves<'_>,
+    env: &Env<'_>,
+) -> anyhow::Result<Archive> {
     let (distribution, _) = split(base)?;
     let keyring = archive::keyring(distribution)?;
     let recorded = |lock: &Lock| -> Vec<ReleaseInfo> {
         let releases: Vec<_> =
             lock.archives.iter().filter(|a| a.is_of(base)).map(|a| a.release(arch)).collect();
-        if releases.iter().all(|r| !r.lists.is_empty()) { releases } else { vec![] }
+        let known = |r: &ReleaseInfo, component: &str| {
+            r.lists.iter().any(|list| list.path.split('/').next() == Some(component))
+        };
+        let whole = |r: &ReleaseInfo| !r.lists.is_empty() && components.iter().all(|c| known(r, c));
+        if releases.iter().all(whole) { releases } else { vec![] }
     };
     let reopen = |releases: &[ReleaseInfo]| Archive::reopen(env.blobs, releases, arch, &keyring, env.cancel);
     if let Moves::Nothing(lock) = moves {
@@ -188,7 +200,12 @@ fn open(base: &str, arch: Arch, moves: Moves<'_>, env: &Env<'_>) -> anyhow::Resu
             return Ok(archive);
         }
     }
-    let sources = sources(base, env.mirrors)?;
+    let mut sources = sources(base, env.mirrors)?;
+    for source in &mut sources {
+        let more = components.iter().filter(|c| !source.components.iter().any(|known| known == *c));
+        let more: Vec<String> = more.map(|c| c.to_string()).collect();
+        source.components.extend(more);
+    }
     let now = Archive::open(env.client, env.blobs, &sources, arch, &keyring, env.now, env.cancel)?;
     for release in &now.releases {
         not_older(release, &LockedArchive::name(base, &release.suite), env.before)?;

@@ -39,8 +39,12 @@ impl Lock {
             )
         });
         array(&mut out, "set", &self.sets, |s| {
+            let components = match s.components.is_empty() {
+                true => String::new(),
+                false => format!(", components = [{}]", strings(&s.components)),
+            };
             format!(
-                "name = {}, arch = \"{}\", base = {}, variant = {}, request = [{}]",
+                "name = {}, arch = \"{}\", base = {}, variant = {}, request = [{}]{components}",
                 quoted(&s.name),
                 s.arch,
                 quoted(&s.base),
@@ -273,6 +277,7 @@ mod tests {
             base: "debian:trixie".into(),
             variant: SetVariant::Minbase,
             request: request.iter().map(|s| s.to_string()).collect(),
+            components: vec![],
         };
         let mut lock = Lock {
             schema: SCHEMA,

@@ -293,6 +293,7 @@ impl Composer<'_> {
                 target.files.insert(format!("secure-boot/{file}"), (uki.clone(), file.into()));
             }
         }
+        let firmware = self.firmware(arch, wanted, os)?;
         let has = |artifact| wanted.artifacts.contains(&artifact);
         let formats = if has(Artifact::Disk) { wanted.disk_formats.clone() } else { vec![] };
         let installs = has(Artifact::Iso) || has(Artifact::Netboot);
@@ -315,6 +316,7 @@ impl Composer<'_> {
                 uki: uki.clone(),
                 root: root.clone(),
                 payload: payload.clone(),
+                firmware: firmware.clone(),
                 form,
                 secure_boot,
             };

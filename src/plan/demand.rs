@@ -1,6 +1,7 @@
 //! Profile → what must be locked before it can be planned. Manifests and charts beside the profile are read and refused
 //! here, before anything is fetched.
 
+use super::board::{self, BOARD_SET};
 use super::compose::{OS_SET, PAUSE_SET, PlanError, container_set, not_built};
 use super::{distribution, fit};
 use crate::boot;
@@ -52,10 +53,10 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
             request.dedup();
             let variant = match name.as_str() {
                 OS_SET => SetVariant::Minbase,
-                PAUSE_SET => SetVariant::Custom,
+                PAUSE_SET | BOARD_SET => SetVariant::Custom,
                 _ => SetVariant::Apt,
             };
-            PackageSet { name, arch, base: base.clone(), variant, request }
+            PackageSet { name, arch, base: base.clone(), variant, request, components: vec![] }
         };
         let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
         os.extend(boot::implied_packages(arch, &os).into_iter().map(String::from).collect::<Vec<_>>());
@@ -78,6 +79,15 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
                 os.extend(kubeedge::PACKAGES.iter().map(|p| p.to_string()));
                 demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
             }
+        }
+        let board = board::of(wanted, arch)?;
+        let firmware = board::packages(board, wanted);
+        if !firmware.is_empty() {
+            let components = match wanted.board_firmware {
+                Origin::Release => board.components.iter().map(|c| c.to_string()).collect(),
+                _ => vec![],
+            };
+            demand.sets.push(PackageSet { components, ..set(BOARD_SET.into(), firmware) });
         }
         demand.releases.extend(distribution::release(arch, wanted));
         let on_cluster = distribution::product(wanted).is_some();
@@ -110,7 +120,7 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
         let reference = |disk: &&Origin| disk.to_string().trim_start_matches("oci:").to_string();
         demand.images.extend(images.iter().map(|disk| (reference(disk), arch)));
         let models = wanted.workload.iter().filter_map(|w| w.model.as_ref()).map(|m| &m.source);
-        for origin in models.chain(disks) {
+        for origin in models.chain(disks).chain([&wanted.board_firmware]) {
             match origin {
                 Origin::Url(_) | Origin::Oci(_) => demand.remotes.push(origin.to_string()),
                 Origin::File(path) => {

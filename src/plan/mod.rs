@@ -3,6 +3,7 @@
 //! Steps in topological order, each a recipe with everything that decides its output: specifications, digests, other
 //! steps. Composed without touching clock, files, environment or network; equal profiles and locks give equal plans.
 
+mod board;
 mod compose;
 mod demand;
 mod distribution;

@@ -43,6 +43,8 @@ pub enum Recipe {
     Frame(Frame),
     /// Partitions → a disk image: `disk.` and the extension of its [form](DiskForm).
     Disk(Disk),
+    /// A board's firmware packages → the files that it reads from the ESP, as `layer.tar`.
+    Firmware(Firmware),
     /// The device's initrd, the program and its order → `forge.efi`, with `cmdline` and `boot.ipxe` for a network boot.
     Installer(Installer),
     /// An installer and its disk image → the medium `installer.iso`.
@@ -387,14 +389,15 @@ impl Recipe {
             Recipe::Rootfs(_) => 3,
             Recipe::Os(_) => 3,
             Recipe::Site(_) => 2,
-            Recipe::Runtime(_) => 2,
-            Recipe::Payload(_) => 2,
+            Recipe::Runtime(_) => 3,
+            Recipe::Payload(_) => 3,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,
             Recipe::Uki(_) => 2,
             Recipe::Signed(_) => 1,
             Recipe::Frame(_) => 2,
             Recipe::Disk(_) => 2,
+            Recipe::Firmware(_) => 1,
             Recipe::Installer(_) => 1,
             Recipe::Iso(_) => 1,
             Recipe::Blob(_) => 1,
@@ -415,6 +418,7 @@ impl Recipe {
             Recipe::Signed(_) => "signing for Secure Boot",
             Recipe::Frame(_) | Recipe::Blob(_) => "compressing",
             Recipe::Disk(_) => "writing the disk image",
+            Recipe::Firmware(_) => "taking the board's boot files out of its packages",
             Recipe::Installer(_) => "composing the installer",
             Recipe::Iso(_) => "writing the installer's medium",
         }
@@ -434,8 +438,10 @@ impl Recipe {
             Recipe::Disk(disk) => [&disk.os, &disk.uki, &disk.root]
                 .into_iter()
                 .chain(&disk.payload)
+                .chain(&disk.firmware)
                 .chain(disk.frames())
                 .collect(),
+            Recipe::Firmware(firmware) => vec![&firmware.os],
             Recipe::Installer(Installer { os, initrd, uki, disk, .. }) => vec![os, initrd, uki, disk],
             Recipe::Iso(Iso { installer, disk, .. }) => vec![installer, disk],
             Recipe::Blob(blob) => vec![&blob.layer],

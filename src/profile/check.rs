@@ -1,5 +1,6 @@
 //! What spans more than one key: what needs something, what excludes something, what would never work.
 
+mod board;
 mod cluster;
 mod kubeedge;
 mod palette;
@@ -90,15 +91,7 @@ impl<'c> Check<'c, '_> {
                 self.fault(fault);
             }
         }
-        let board = self.word(&["image", "board"], "generic-uefi");
-        if ["raspberry-pi", "jetson-orin"].contains(&board) && arch == Arch::Amd64 {
-            let fault = Fault::new(
-                self.place(&["image", "board"]),
-                format!("there is no {arch} `{board}`"),
-                "set `image.arch` to [\"arm64\"], or the board in `[arch.arm64.image]`",
-            );
-            self.fault(fault);
-        }
+        self.board(arch);
     }
 
     fn install(&mut self) {

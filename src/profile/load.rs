@@ -311,6 +311,7 @@ impl From<Document> for ArchProfile {
             compression: image.compression,
             disk_formats: image.disk_formats,
             board: image.board,
+            board_firmware: image.board_firmware,
             install,
             os,
             kubernetes,

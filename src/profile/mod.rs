@@ -72,6 +72,9 @@ pub struct ArchProfile {
     pub disk_formats: Vec<DiskFormat>,
     /// The hardware family.
     pub board: Board,
+    /// Where the package with the board's own firmware is from.
+    #[serde(skip_serializing_if = "is_release")]
+    pub board_firmware: Origin,
     /// How an installer works.
     pub install: Install,
     /// The operating system.
@@ -90,6 +93,11 @@ pub struct ArchProfile {
     pub helm: HelmProgram,
     /// The repository that the cluster follows.
     pub gitops: Gitops,
+}
+
+/// A key that came later is there where it says something: what was resolved before stays as it was.
+fn is_release(origin: &Origin) -> bool {
+    *origin == Origin::Release
 }
 
 /// A file that a profile embeds, as it was when the profile was read.
@@ -151,6 +159,7 @@ impl Profile {
             arch.os.mirror = None;
             arch.kubernetes.source = Origin::Release;
             arch.agent.source = Origin::Release;
+            arch.board_firmware = Origin::Release;
         }
 
         Digest::of(serde_json::to_vec(&profile).expect("a profile holds nothing that JSON cannot"))

@@ -70,6 +70,8 @@ table! {
         pub disk_formats: Vec<DiskFormat> = vec![DiskFormat::RawZst],
         /// The hardware family.
         pub board: Board = Board::GenericUefi,
+        /// Where the package with the board's own firmware is from: a .deb. By default the base's archive has it.
+        pub board_firmware: Origin = Origin::Release,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod boxes;
 mod clusters;
+mod k3s;
 mod page;
 mod serve;
 mod tpms;

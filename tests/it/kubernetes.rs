@@ -118,10 +118,18 @@ impl Device {
         std::fs::read_to_string(self.path(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
     }
     fn run(&self, arguments: &[&str]) -> String {
-        ok(Command::new("sh").arg(self.path("program")).args(arguments))
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        ok(Command::new("sh").arg(self.path("program")).args(arguments).env("PATH", path))
+    }
+    /// A program that the device's own calls.
+    fn put_program(&self, name: &str, text: &str) -> String {
+        let path = format!("bin/{name}");
+        self.put(&path, format!("#!/bin/sh\n{text}").as_bytes());
+        std::fs::set_permissions(self.path(&path), std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.path(&path).display().to_string()
     }
     fn prepare(&self) -> String {
-        self.run(&["prepare", "k3s", "server"])
+        self.run(&["prepare", "k3s", "server", "itself"])
     }
     fn names(&self, dir: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.path(dir)).unwrap();
@@ -256,19 +264,18 @@ fn a_new_image_brings_its_archives_and_manifests_and_takes_the_old_ones_away() {
 #[test]
 fn the_boot_is_good_when_this_node_and_the_required_objects_are_ready() {
     let device = Device::new();
-    device.put("etc/machine-id", b"f00d\n");
     device.put("usr/lib/forge/payload/workloads/till/required", b"deployment default till\njob batch once\n");
     // Answers as the API server does, the node being late, and writes down what it was asked.
     let log = device.path("asked");
     let kubectl = format!(
-        "#!/bin/sh\necho \"$@\" >>{log}\ncase \"$*\" in\n*nodes*) [ $(wc -l <{log}) -lt 2 ] || echo old store-042 ;;\n*node/old*) exit 1 ;;\nesac\n",
+        "echo \"$@\" >>{log}\ncase \"$*\" in\n*nodes*) [ $(wc -l <{log}) -lt 2 ] || echo old store-042 ;;\n*node/old*) exit 1 ;;\nesac\n",
         log = log.display()
     );
-    device.put("kubectl", kubectl.as_bytes());
-    std::fs::set_permissions(device.path("kubectl"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    device.run(&["ready", device.path("kubectl").to_str().unwrap()]);
+    device.put_program("ctr", "exit 1\n");
+    device.run(&["ready", &device.put_program("kubectl", &kubectl)]);
     let asked = device.read("asked");
-    assert!(asked.contains("machineID==\"f00d\""), "{asked}");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert!(asked.contains(&format!("bootID==\"{}\"", boot.trim())), "{asked}");
     let last: Vec<&str> = asked.lines().rev().take(3).collect();
     assert_eq!(
         last,
@@ -278,6 +285,66 @@ fn the_boot_is_good_when_this_node_and_the_required_objects_are_ready() {
             "wait --for=condition=Ready --timeout=10s node/store-042",
         ]
     );
+}
+
+#[test]
+fn a_distribution_without_an_account_is_given_what_it_has_not_imported() {
+    let device = Device::new();
+    let images = format!("{STATE}/agent/images");
+    let archives = "usr/lib/forge/payload/archives";
+    device.put("usr/lib/forge/airgap/0123-images.tar.zst", b"images");
+    device.put(&format!("{archives}/4567-workloads.tar"), b"one");
+    device.put(
+        &format!("{archives}/4567-workloads.images"),
+        b"localhost/till:1 sha256:aa\nlocalhost/sign:1 sha256:bb\n",
+    );
+    let index = format!("{STATE}/agent/containerd/io.containerd.metadata.v1.bolt/meta.db");
+    let mut good = vec![0; 32768];
+    good[16..20].copy_from_slice(&0xed0c_daedu32.to_le_bytes());
+    let kubectl = device.put_program("kubectl", "echo store-042\n");
+    let (all, none) = (["forge-0123-images.tar.zst", "forge-4567-workloads.tar"], [""; 0]);
+    let offered = || {
+        device.run(&["prepare", "k3s", "server", "forge"]);
+        let links = device.names(&images).into_iter();
+        links.filter(|name| name.starts_with("forge-")).collect::<Vec<_>>()
+    };
+    // Offered until the node was ready with every image; an import that broke off is seen by what is not there.
+    assert_eq!(offered(), all);
+    device.put(&index, &good);
+    assert_eq!(offered(), all);
+    let ready = |till: &str| {
+        let line =
+            |name: &str, digest: &str| format!("echo 'localhost/{name}:1 type sha256:{digest} 1 B -'\n");
+        device.put_program("ctr", &(line("till", till) + &line("sign", "bb")));
+        device.run(&["ready", &kubectl])
+    };
+    ready("other");
+    assert_eq!(offered(), all);
+    ready("aa");
+    assert_eq!(offered(), none);
+    assert_eq!(device.names(&images), none, "nor a file that it would take for an archive");
+    device.run(&["prepare", "k3s", "server", "itself"]);
+    assert_eq!(
+        device.names(&images),
+        [".cache.json", all[0], all[1]],
+        "one that keeps an account sees them always"
+    );
+    // Another image of the device, and a store that was lost or broken.
+    assert_eq!(offered(), none);
+    device.put("usr/lib/forge/airgap/89ab-images.tar.zst", b"more");
+    assert_eq!(offered().len(), 3);
+    ready("aa");
+    assert_eq!(offered(), none);
+    for broken in [Some(&b""[..]), None] {
+        match broken {
+            Some(bytes) => device.put(&index, bytes),
+            None => std::fs::remove_file(device.path(&index)).unwrap(),
+        }
+        assert_eq!(offered().len(), 3);
+        device.put(&index, &good);
+        ready("aa");
+        assert_eq!(offered(), none);
+    }
 }
 
 /// Serves a directory until the process ends.

@@ -8,6 +8,7 @@
 )]
 
 mod archive;
+mod board;
 mod boot;
 mod bootstrap;
 mod build;

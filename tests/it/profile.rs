@@ -231,6 +231,9 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
     const BEYOND: &[&str] = &[
         "agent-alone",
         "base-missing",
+        "board-firmware",
+        "board-jetson-orin",
+        "board-raspberry-pi",
         "board-without-its-architecture",
         "enroll-none",
         "extends-itself",

@@ -214,6 +214,9 @@ fn esp(spec: &Disk, kitchen: &Kitchen<'_>, uki: Content) -> anyhow::Result<Tree>
     ] {
         tree.insert(TreePath::parse(&path)?, Node::file(content, 0o755))?;
     }
+    if let Some(firmware) = &spec.firmware {
+        tree.graft(&TreePath::root(), kitchen.tree(firmware)?)?;
+    }
     if spec.secure_boot.is_some_and(|enrol| enrol != Enrol::Off) {
         for variable in Variable::ALL {
             let name = signed::auth(variable);

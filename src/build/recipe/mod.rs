@@ -3,6 +3,7 @@
 mod boot;
 mod disk;
 mod filesystem;
+mod firmware;
 mod installer;
 mod large;
 mod layers;
@@ -56,6 +57,7 @@ pub fn run(recipe: &Recipe, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         Recipe::Signed(spec) => signed::run(spec, kitchen),
         Recipe::Frame(spec) => disk::frame(spec, kitchen),
         Recipe::Disk(spec) => disk::run(spec, kitchen),
+        Recipe::Firmware(spec) => firmware::run(spec, kitchen),
         Recipe::Installer(spec) => installer::kernel_image(spec, kitchen),
         Recipe::Iso(spec) => installer::medium(spec, kitchen),
         Recipe::Blob(spec) => layers::blob(spec, kitchen),

@@ -92,7 +92,7 @@ fn for_cluster(spec: &Payload, kitchen: &Kitchen<'_>) -> anyhow::Result<Tree> {
     images.extend(disks);
     let archive = match images.is_empty() {
         true => None,
-        false => Some(archive(&images, kitchen)?),
+        false => Some((archive(&images, kitchen)?, archive::list(&images))),
     };
     let workload = |w: &Workload| {
         let manifests = manifests(w, kitchen)?;

@@ -9,7 +9,7 @@
 //! /etc/rancher/NAME/config.yaml.d/50-forge.yaml      the grant's, written on the device
 //! /etc/rancher/NAME/registries.yaml              the profile's `[kubernetes] registries`; a grant may write another
 //! /usr/lib/forge/airgap/                         images of the distribution, imported from here once
-//! /usr/lib/forge/payload/archives/               images of the workloads, likewise
+//! /usr/lib/forge/payload/archives/               images of the workloads, likewise, and a list of them
 //! /usr/lib/forge/payload/workloads/NAME/         manifests, and the objects that must be ready
 //! ```
 //!
@@ -29,7 +29,10 @@ use std::io;
 
 /// Debian packages that a distribution needs, without their recommendations. It brings containerd, runc and CNI itself;
 /// `kmod` loads the modules of the networks, `conntrack` is for kube-proxy, `ethtool` and `ipset` are for the networks.
+/// `apparmor`: containerd loads a profile for its containers where the kernel has AppArmor on, as Debian's has, and
+/// starts none without the program that does it.
 pub const PACKAGES: &[&str] = &[
+    "apparmor",
     "ca-certificates",
     "conntrack",
     "ethtool",
@@ -181,6 +184,9 @@ pub fn os_tree(distribution: &dyn Distribution, spec: &Spec) -> Result<Tree, Clu
                 let ready = filled(template::READY, distribution, spec);
                 put(&format!("{SYSTEM}/{READY}"), Node::text(ready, 0o644))?;
                 put(&format!("{SYSTEM}/boot-complete.target.requires/{READY}"), link(READY))?;
+                // Read after forge's own of the target, by its name.
+                let complete = format!("{SYSTEM}/boot-complete.target.d/kubernetes.conf");
+                put(&complete, Node::text(template::COMPLETE, 0o644))?;
             }
         }
         Start::Granted => {
@@ -198,12 +204,26 @@ fn by_content(file: &str, content: &Content) -> io::Result<String> {
     Ok(format!("{}-{file}", &digest.hex()[..12])) // 48 bits tell the archives of one box apart
 }
 
+/// Whether a release imports an archive once by itself: k3s-io/k3s#12237, of May 2025 in each version then kept, and in
+/// RKE2 by way of it. An older one imports all that it finds at each start, before its kubelet starts.
+fn keeps_account(version: &str) -> bool {
+    const SINCE: [(u32, u32); 4] = [(30, 13), (31, 9), (32, 5), (33, 1)];
+    let mut numbers = version.trim_start_matches('v').split(['.', '-', '+']);
+    let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
+    let (major, minor, patch) = (number(), number(), number());
+    match SINCE.iter().find(|(since, _)| *since == minor) {
+        Some((_, since)) if major == 1 => patch >= *since,
+        _ => (major, minor) > (1, SINCE[SINCE.len() - 1].0),
+    }
+}
+
 fn filled(text: &str, distribution: &dyn Distribution, spec: &Spec) -> String {
     [
         ("@NAME@", distribution.name()),
         ("@ROLE@", spec.role.as_str()),
         ("@UNIT@", distribution.unit(spec.role)),
         ("@VERSION@", &spec.version),
+        ("@ACCOUNT@", if keeps_account(&spec.version) { "itself" } else { "forge" }),
         ("@DOCUMENTATION@", distribution.documentation()),
         ("@KUBECTL@", distribution.kubectl()),
     ]
@@ -238,16 +258,18 @@ fn to_yaml(config: &[(&str, Json)]) -> String {
     text
 }
 
-/// The payload side: manifests as written, what of them must be ready, and an archive of their images.
+/// The payload side: manifests as written, what of them must be ready, and an archive of their images with the list of
+/// what is in it, a name and a digest a line.
 ///
 /// # Errors
 /// [`ClusterError`] for two workloads of one name, or an archive that cannot be read.
-pub fn payload_tree(workloads: &[Workload], images: Option<Content>) -> Result<Tree, ClusterError> {
+pub fn payload_tree(workloads: &[Workload], images: Option<(Content, String)>) -> Result<Tree, ClusterError> {
     let mut tree = Tree::new();
     tree.insert(TreePath::parse(WORKLOADS)?, Node::dir(0o755))?;
-    if let Some(archive) = images {
-        let path = format!("{ARCHIVES}/{}", by_content("workloads.tar", &archive)?);
-        tree.insert(TreePath::parse(&path)?, Node::file(archive, 0o644))?;
+    if let Some((archive, list)) = images {
+        let path = format!("{ARCHIVES}/{}", by_content("workloads", &archive)?);
+        tree.insert(TreePath::parse(&format!("{path}.tar"))?, Node::file(archive, 0o644))?;
+        tree.insert(TreePath::parse(&format!("{path}.images"))?, Node::text(list, 0o644))?;
     }
     for workload in workloads {
         let home = format!("{WORKLOADS}/{}", workload.name);
@@ -324,6 +346,23 @@ mod tests {
     }
 
     #[test]
+    fn a_release_imports_once_by_itself_since_its_line_does() {
+        for version in
+            ["v1.30.13+k3s1", "v1.31.9+rke2r1", "v1.32.5+k3s1", "v1.33.1+k3s1", "v1.34.2+k3s1", "v2.0.0"]
+        {
+            assert!(keeps_account(version), "{version}");
+        }
+        for version in
+            ["v1.21.2+k3s1", "v1.30.12+k3s1", "v1.31.8+k3s1", "v1.32.4+rke2r1", "v1.33.0+k3s1", "v0.9.1"]
+        {
+            assert!(!keeps_account(version), "{version}");
+        }
+        let old = Spec { version: "v1.21.2+k3s1".into(), ..spec(Role::Server, Start::Boot) };
+        let unit = read(&os_tree(&K3s, &old).unwrap(), &format!("{SYSTEM}/k3s.service"));
+        assert!(unit.contains("prepare k3s server forge\n"), "{unit}");
+    }
+
+    #[test]
     fn a_server_that_stands_alone_waits_for_nothing_and_makes_the_boot_good() {
         for distribution in [&K3s as &dyn Distribution, &Rke2] {
             let tree = os_tree(distribution, &spec(Role::Server, Start::Boot)).unwrap();
@@ -334,7 +373,20 @@ mod tests {
             assert!(!lines().any(|l| l.contains("network-online") || l.contains("forge-device")), "{text}");
             assert!(has(&tree, &format!("{SYSTEM}/multi-user.target.wants/{unit}")));
             assert!(has(&tree, &format!("{SYSTEM}/boot-complete.target.requires/{READY}")));
-            assert!(read(&tree, &format!("{SYSTEM}/{READY}")).contains(distribution.kubectl()));
+            let ready = read(&tree, &format!("{SYSTEM}/{READY}"));
+            assert!(ready.contains(distribution.kubectl()));
+            // The target gives up after the unit, in a file that is read after the target's own.
+            let own = crate::template::OS
+                .iter()
+                .find(|(path, _)| path.contains("boot-complete.target.d/"))
+                .unwrap()
+                .0;
+            let longer = format!("{SYSTEM}/boot-complete.target.d/kubernetes.conf");
+            assert!(*longer > *own, "{own}");
+            let minutes = |text: &str, key: &str| -> u32 {
+                text.split(key).nth(1).and_then(|rest| rest.split("min").next()).unwrap().parse().unwrap()
+            };
+            assert!(minutes(&read(&tree, &longer), "JobTimeoutSec=") > minutes(&ready, "TimeoutStartSec="));
         }
     }
 

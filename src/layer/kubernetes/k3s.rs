@@ -1,6 +1,8 @@
 //! k3s: names and places of its release.
 //!
-//! Written for v1.31 and later: `--help` of `k3s server`, and <https://docs.k3s.io/installation/airgap>.
+//! Written for v1.31 and later: `--help` of `k3s server`, and <https://docs.k3s.io/installation/airgap>. A server of v1.21
+//! was seen to run from an image, too (`hack/e2e k3s`). Before v1.30.13, v1.31.9, v1.32.5 and v1.33.1 an archive of images is
+//! imported at each start; forge keeps a server that stands alone from that, an agent of that age it does not.
 
 use super::cluster::{Distribution, Role};
 

@@ -4,7 +4,7 @@ use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::disk::order::{After, DiskRule};
 use crate::model::{Arch, Digest};
-use crate::plan::StepId;
+use crate::plan::{Package, StepId};
 use serde::Serialize;
 
 /// The initrd.
@@ -110,6 +110,9 @@ pub struct Disk {
     pub root: StepId,
     /// The payload.
     pub payload: Option<StepId>,
+    /// The board's own files on the ESP, where it has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<StepId>,
     /// As what it is written.
     pub form: DiskForm,
     /// Where [`Disk::uki`] is signed: what becomes of the keys.
@@ -147,6 +150,21 @@ impl Disk {
             DiskForm::Raw | DiskForm::Machine(_) => &[],
         }
     }
+}
+
+/// The files that a board's own firmware reads from the ESP.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Firmware {
+    /// The board's name.
+    pub board: String,
+    /// Where the kernel's device trees are from.
+    pub os: StepId,
+    /// The packages of the archive that are unpacked.
+    pub packages: Vec<Package>,
+    /// The .deb that the profile gives in the place of the vendor's package.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Digest>,
 }
 
 /// An installer.

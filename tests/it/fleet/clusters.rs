@@ -19,7 +19,11 @@ use std::sync::Arc;
 
 /// An endpoint whose boxes join a cluster of that kind.
 fn end(fleet: &Fleet, cluster: &Cluster, kind: &str) -> End {
-    let clusters = cluster.describe("store", kind);
+    over(fleet, cluster.describe("store", kind))
+}
+
+/// An endpoint of a fleet that knows `clusters`.
+pub fn over(fleet: &Fleet, clusters: Clusters) -> End {
     let store = Arc::new(Store::in_memory().unwrap());
     End {
         service: service_with(fleet, store, Settings::default(), std::boxed::Box::new(clusters)),
@@ -28,7 +32,7 @@ fn end(fleet: &Fleet, cluster: &Cluster, kind: &str) -> End {
 }
 
 /// Asks for a grant with `csrs`: its material, or status and reason.
-fn ask(of: &mut Box, end: &End, csrs: Vec<Csr>) -> Result<(Vec<u8>, Material), (u16, String)> {
+pub fn ask(of: &mut Box, end: &End, csrs: Vec<Csr>) -> Result<(Vec<u8>, Material), (u16, String)> {
     let request = GrantRequest { nonce: of.grant_nonce.clone(), csrs, have_generation: of.generation };
     let payload = serde_json::to_vec(&request).unwrap();
     let answer = of.call(&mut end.send(), "POST", &path(&of.id(), "grant"), Some(payload));
@@ -41,7 +45,7 @@ fn ask(of: &mut Box, end: &End, csrs: Vec<Csr>) -> Result<(Vec<u8>, Material), (
     Ok((bytes, material))
 }
 
-fn file(material: &Material, path: &str) -> String {
+pub fn file(material: &Material, path: &str) -> String {
     let files = material.items.iter().flat_map(|item| match item {
         Item::Files { files } => files.clone(),
         Item::OwnKey { .. } => vec![],

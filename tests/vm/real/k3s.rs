@@ -8,8 +8,10 @@ use crate::vm::{Opts, Vm};
 use forge::model::{Arch, Digest};
 use forge::source::release::Product;
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 /// Where the pod of the profile answers, beside k3s' load balancer, which is turned off: its image need not be there.
 const NODE_PORT: u16 = 30080;
@@ -17,6 +19,12 @@ const NODE_PORT: u16 = 30080;
 const DISK: u64 = 16 << 30;
 /// What the archive of images need not hold.
 const DISABLED: &str = r#"disable = ["coredns", "servicelb", "traefik", "local-storage", "metrics-server"]"#;
+
+/// Bytes that no compression makes fewer, as a model's are.
+const MODEL: u64 = 256 << 20;
+/// A workload of the profile's that carries them.
+const CARRIED: &str = "\n[[workload]]\nname = \"weights\"\nrequired = true\n\
+                       model = { source = \"file:weights\", mount = \"/var/lib/models/weights\" }\n";
 
 /// The nodes, the pods, what was imported at this start, and what containerd keeps: blobs by number and MiB, and when its
 /// youngest was written.
@@ -27,6 +35,7 @@ journalctl -b -u k3s.service -o cat | grep -iE 'import(ing|ed) ' | sed 's/^/log 
 cd /var/lib/rancher/k3s/agent/containerd
 crictl images --no-trunc 2>/dev/null | sed 's/^/image /'
 blobs=io.containerd.content.v1.content/blobs/sha256
+echo "model $(sha256sum </var/lib/models/weights/model)"
 echo "store $(ls $blobs | wc -l) blobs, $(du -sm $blobs | cut -f 1) MiB, the youngest of $(stat -c %y $blobs/* | sort | tail -n 1)"
 echo "snapshots $(ls io.containerd.snapshotter.v1.overlayfs/snapshots | wc -l), $(du -sm io.containerd.snapshotter.v1.overlayfs | cut -f 1) MiB"
 "#;
@@ -36,7 +45,9 @@ echo "snapshots $(ls io.containerd.snapshotter.v1.overlayfs/snapshots | wc -l), 
 fn a_shop_opens_with_a_real_k3s_and_imports_its_images_once() {
     let shared = fixture::shared().expect("a network to build from");
     let dir = shared.scratch();
-    let release = build(shared, dir.path());
+    let start = Instant::now();
+    let (release, model) = build(shared, dir.path());
+    println!("built after {:.0?}", start.elapsed());
     let (_, opts) = boots::given().unwrap();
     let opts = Opts { ports: vec![NODE_PORT], memory: 4096, cut_off: true, ..opts };
     let own = dir.path().join("device.raw");
@@ -48,6 +59,7 @@ fn a_shop_opens_with_a_real_k3s_and_imports_its_images_once() {
     let first = told(&mut vm, START);
     println!("{}", first.join("\n"));
     is_up(&vm, &first);
+    assert!(first.contains(&format!("model {}  -", model.hex())), "{first:?}");
     assert!(
         first.iter().any(|line| line.starts_with("log ") && line.contains("mporting images")),
         "{first:?}"
@@ -76,14 +88,23 @@ fn is_up(vm: &Vm, lines: &[String]) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// The worked profile, its release made of what was given, in upstream's layout.
-fn build(shared: &Fixture, dir: &Path) -> PathBuf {
+/// The worked profile, its release made of what was given, in upstream's layout; and the digest of a model that it carries.
+fn build(shared: &Fixture, dir: &Path) -> (PathBuf, Digest) {
     let program = given("FORGE_E2E_K3S");
     let version = version(&program);
     println!("k3s {version}");
     place(&dir.join("release").join(&version), &program, &given("FORGE_E2E_K3S_IMAGES"));
     let profile = shared.source_in(dir).with_file_name("retail-k3s.toml");
-    change(&profile, &[(r#"disable = ["traefik", "metrics-server"]"#, DISABLED)], &telling(TELL));
+    change(
+        &profile,
+        &[(r#"disable = ["traefik", "metrics-server"]"#, DISABLED)],
+        &(telling("k3s.service", TELL) + CARRIED),
+    );
+    let model = profile.with_file_name("weights").join("model");
+    std::fs::create_dir(model.parent().unwrap()).unwrap();
+    let random = File::open("/dev/urandom").unwrap();
+    std::io::copy(&mut random.take(MODEL), &mut File::create(&model).unwrap()).unwrap();
+    let (digest, _) = Digest::of_reader(File::open(&model).unwrap()).unwrap();
     let node_port = format!("type: NodePort\n  ports: [{{ port: 80, nodePort: {NODE_PORT} }}]");
     let till = profile.with_file_name("workloads").join("till.yaml");
     change(&till, &[("  ports: [{ port: 80 }]\n", ""), ("type: LoadBalancer", &node_port)], "");
@@ -98,7 +119,7 @@ fn build(shared: &Fixture, dir: &Path) -> PathBuf {
     ]);
     build.arg("--set").arg(format!("kubernetes.version=\"{version}\""));
     let told = ok(build.arg(&profile).arg("--out").arg(dir.join("dist")));
-    fixture::events(&told, "release")[0]["dir"].as_str().unwrap().into()
+    (fixture::events(&told, "release")[0]["dir"].as_str().unwrap().into(), digest)
 }
 
 /// `k3s version v1.34.2+k3s1 (0123abcd)`.

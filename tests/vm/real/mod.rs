@@ -10,7 +10,7 @@ mod k3s;
 mod kubeedge;
 
 /// A cluster's first start on an emulated machine of two busy processors, with everything to be unpacked and imported.
-const START: Duration = Duration::from_secs(1500);
+const START: Duration = Duration::from_secs(1800);
 
 /// What `hack/e2e` says under that name.
 fn given(name: &str) -> PathBuf {
@@ -18,8 +18,9 @@ fn given(name: &str) -> PathBuf {
 }
 
 /// Tables to be appended to a profile: the device runs `script` with `sh` when its boot is complete, and says on its
-/// console what that says, each line behind `told: `. [`told`] waits for it.
-fn telling(script: &str) -> String {
+/// console what that says, each line behind `told: `. [`told`] waits for it. The log of `unit` is on the console, too, for
+/// the message of a test that fails.
+fn telling(unit: &str, script: &str) -> String {
     // In a unit's way of quoting nothing of a script is left as it is, so it is a file.
     let file =
         |path: &str, text: &str| format!("\n[[os.file]]\npath = \"{path}\"\ncontent = '''\n{text}'''\n");
@@ -31,6 +32,10 @@ fn telling(script: &str) -> String {
              ExecStart=sh /usr/lib/told\n",
         ),
         file("/usr/lib/systemd/system/multi-user.target.d/told.conf", "[Unit]\nWants=told.service\n"),
+        file(
+            &format!("/usr/lib/systemd/system/{unit}.d/told.conf"),
+            "[Service]\nStandardOutput=journal+console\nStandardError=journal+console\n",
+        ),
     ]
     .concat()
 }
