@@ -234,6 +234,25 @@ fn image(name: &str, program: &str) -> ArchivedImage {
 }
 
 #[test]
+fn what_cni_noted_of_pods_goes_with_the_boot_that_they_ran_in() {
+    let Some(box_) = Containerd::new() else { return };
+    let noted = |path: &str| box_.root.path().join("var/lib/cni").join(path);
+    let empty = ["results/forge-584dea90-eth0", "networks/forge/10.88.0.2"].map(noted);
+    for file in &empty {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "").unwrap();
+    }
+    // Containerd alone was started again, and the pod runs on.
+    let task = box_.root.path().join("run/containerd/io.containerd.runtime.v2.task/k8s.io/584dea90");
+    std::fs::create_dir_all(&task).unwrap();
+    box_.run("repair");
+    assert!(empty.iter().all(|file| file.exists()));
+    std::fs::remove_dir(&task).unwrap();
+    box_.run("repair");
+    assert!(empty.iter().all(|file| !file.exists()));
+}
+
+#[test]
 fn carried_images_are_imported_once_kept_and_given_up_with_the_image_that_carried_them() {
     let Some(mut box_) = Containerd::new() else { return };
     let (pause, climate) = ("docker.io/library/forge-pause:1", "docker.io/library/barn-climate:1");
