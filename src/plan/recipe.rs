@@ -393,7 +393,7 @@ impl Recipe {
             Recipe::Payload(_) => 3,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,
-            Recipe::Uki(_) => 2,
+            Recipe::Uki(_) => 3,
             Recipe::Signed(_) => 1,
             Recipe::Frame(_) => 2,
             Recipe::Disk(_) => 2,

@@ -1,9 +1,10 @@
 //! What a device does about its next boot, and tables that systemd's kind of tools write.
 
 use crate::support;
+use forge::boot::slot::{self, SlotPart, SlotSpec};
 use forge::disk::gpt::{Partition, PartitionType, Table};
 use forge::model::{Arch, Guid};
-use forge::tree::Content;
+use forge::tree::{Content, TreePath};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
@@ -64,6 +65,55 @@ fn a_good_boot_gets_its_tries_back_where_the_other_slot_can_take_over() {
 }
 
 /// sfdisk(8) grows a disk that forge wrote, as a device's first boot does: a table with entries freed and added.
+/// A file that nobody synced, and an index of it that was, as containerd writes them; then the power goes: the file system
+/// is told to forget what is not on the disk yet (EXT4_IOC_SHUTDOWN with NOLOGFLUSH, as xfstests do).
+const CUT: &str = r#"
+truncate -s 64M image && mkfs.ext4 -q -F image && mkdir state
+mount -o "loop,$1" image state
+head -c 300000 /dev/urandom >state/unpacked
+python3 - <<'END'
+import fcntl, os, struct
+index = os.open("state/index", os.O_CREAT | os.O_WRONLY)
+os.write(index, b"unpacked")
+os.fsync(index)
+fcntl.ioctl(os.open("state", os.O_RDONLY), 0x8004587d, struct.pack("I", 2))
+END
+umount state
+mount -o loop image state
+stat -c '%n %s' state/index state/unpacked
+umount state
+"#;
+
+#[test]
+fn what_state_has_an_index_of_is_there_after_a_power_cut() {
+    if !support::is_root() {
+        return;
+    }
+    let part = SlotPart { root_hash: "ab".repeat(32).parse().unwrap(), data: 8 << 20, hashes: 1 << 20 };
+    let spec = SlotSpec {
+        root: part,
+        payload: None,
+        payload_types: (Guid::from_u128(1), Guid::from_u128(2)),
+        state: Guid::from_u128(3),
+    };
+    let slot = slot::compose(&spec).unwrap();
+    let fstab = slot.file(&TreePath::parse("etc/fstab").unwrap()).unwrap().to_vec(1 << 16).unwrap();
+    let fstab = String::from_utf8(fstab).unwrap();
+    let line = fstab.lines().find(|line| line.contains(" ext4 ")).unwrap();
+    let options = line.split_whitespace().nth(3).unwrap();
+    let after = |options: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cut = Command::new("unshare");
+        cut.args(["--mount", "sh", "-euc", CUT, "sh", options]).current_dir(dir.path());
+        let out = cut.stderr(Stdio::inherit()).output().unwrap();
+        assert!(out.status.success());
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert_eq!(after(options), "state/index 8\nstate/unpacked 300000\n");
+    // What ext4 does by itself: the test would see it.
+    assert_eq!(after("delalloc"), "state/index 8\nstate/unpacked 0\n");
+}
+
 #[test]
 fn a_table_that_sfdisk_wrote_is_read() {
     let Some(sfdisk) = support::tool("sfdisk") else { return };
