@@ -4,7 +4,7 @@
 //! A kind and a hint are attached where they are known and found again by the command line, which alone turns a kind
 //! into an exit code and prints hints on lines of their own.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// The classes of failure that callers branch on, each with the exit code of the product contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,8 +97,16 @@ pub fn kind(error: &anyhow::Error) -> Kind {
 
 /// Hints of `error`, outermost first.
 pub fn hints(error: &anyhow::Error) -> Vec<&str> {
-    marks(error).filter_map(|m| m.hint.as_deref()).collect()
+    let full = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
+    marks(error).filter_map(|m| m.hint.as_deref()).chain(full.then_some(FULL)).collect()
 }
+
+/// It can befall every file that is written, so it is said here and not at each.
+const FULL: &str = "a file system is full: `forge doctor` says how much is free where the cache is, `forge cache prune` \
+                    gives back what builds have not used of late, `--cache-dir` and `--out` go elsewhere";
 
 /// The lines of the chain, outermost first, each said once.
 pub fn chain(error: &anyhow::Error) -> Vec<String> {

@@ -23,6 +23,9 @@ struct Progress {
 /// # Errors
 /// What the failing step says, with its name; [`Interrupted`](crate::error::Kind::Interrupted) when cancelled.
 pub fn run(plan: &Plan, env: &Env<'_>) -> anyhow::Result<Built> {
+    // Of this build alone: a step that fails is not a person who pressed Ctrl-C.
+    let stop = env.cancel.for_part();
+    let env = &Env { cancel: &stop, ..*env };
     let progress = Mutex::new(Progress {
         waiting: plan.steps.iter().map(|s| s.id.clone()).collect(),
         done: BTreeMap::new(),

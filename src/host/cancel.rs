@@ -9,7 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A flag that says "stop"; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    own: Arc<AtomicBool>,
+    /// What stops this piece of work with more around it.
+    above: Option<Arc<Cancel>>,
+}
 
 impl Cancel {
     /// A flag that SIGINT, SIGTERM and SIGHUP raise; the second signal ends the process with exit code 130.
@@ -25,21 +29,26 @@ impl Cancel {
             signal_hook::flag::register_conditional_shutdown(
                 signal,
                 i32::from(Kind::Interrupted.exit_code()),
-                cancel.0.clone(),
+                cancel.own.clone(),
             )?;
-            signal_hook::flag::register(signal, cancel.0.clone())?;
+            signal_hook::flag::register(signal, cancel.own.clone())?;
         }
         Ok(cancel)
     }
 
-    /// Raises the flag.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// A flag for a part of the work: up when this one is, and raised without raising this one.
+    pub fn for_part(&self) -> Cancel {
+        Cancel { own: Arc::default(), above: Some(Arc::new(self.clone())) }
     }
 
-    /// Whether the flag is up.
+    /// Raises the flag.
+    pub fn cancel(&self) {
+        self.own.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the flag, or one above it, is up.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.own.load(Ordering::Relaxed) || self.above.as_ref().is_some_and(|above| above.is_cancelled())
     }
 
     /// To be asked between pieces of work.
@@ -52,5 +61,21 @@ impl Cancel {
         } else {
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_stops_with_the_whole_and_not_the_other_way_round() {
+        let whole = Cancel::default();
+        let (part, other) = (whole.for_part(), whole.for_part());
+        part.cancel();
+        assert!(part.check().is_err());
+        assert!(whole.check().is_ok() && other.check().is_ok());
+        whole.cancel();
+        assert!(other.clone().for_part().check().is_err());
     }
 }

@@ -211,6 +211,27 @@ fn interrupted_killed_and_run_twice_at_once_it_makes_the_same_bytes() {
     }
 }
 
+/// Not `interrupted`, though one step that fails stops the others.
+#[test]
+fn a_full_disk_is_said_and_what_helps() {
+    let Some(shared) = fixture::shared() else { return };
+    if !support::is_root() {
+        return;
+    }
+    let scratch = shared.scratch();
+    let cache = shared.cold_cache_in(scratch.path());
+    std::fs::create_dir(cache.join("work")).unwrap();
+    let mut build = Command::new("unshare");
+    fixture::clean(&mut build);
+    build.args(["--mount", "sh", "-euc"]);
+    build.arg("mount -t tmpfs -o size=30m room \"$2/work\"; exec \"$1\" --cache-dir \"$2\" build \"$3\" --out \"$4\"");
+    build.args(["sh", fixture::FORGE]).arg(&cache).arg(shared.profile());
+    let said = refused(build.arg(scratch.path().join("out")), 1);
+    assert!(said.contains("No space left on device") && said.contains("forge cache prune"), "{said}");
+    assert!(!said.contains("interrupted"), "{said}");
+    assert!(!scratch.path().join("out").exists());
+}
+
 #[test]
 fn check_needs_no_network_and_says_where_it_is_wrong() {
     let scratch = tempfile::tempdir().unwrap();
