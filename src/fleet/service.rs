@@ -4,32 +4,29 @@
 //! die: before the commit, when nothing happened, and after it, when the answer is lost and the device repeats itself.
 //! Cheap checks come first: the shape, the nonce, the load; then signatures; then the database.
 
-use crate::enroll::bootstrap::{Bootstrap, Trust};
-use crate::enroll::claim::{
-    Ack, Answer, Claim, ENROLL, Events, GrantRequest, HELLO, Hello, MAX_EVENTS, MAX_WAIT_S, REENROLL,
-    Refusal, State,
-};
-use crate::enroll::code::Code;
+mod member;
+mod newcomer;
+
+use crate::enroll::bootstrap::Trust;
+use crate::enroll::claim::{Answer, ENROLL, HELLO, Hello, REENROLL, Refusal};
 use crate::enroll::envelope::{Context, Direction, Nonce, Sealed, Signers, seal};
 use crate::enroll::policy::Policy;
 use crate::enroll::{DeviceId, MAX_BODY};
 use crate::fleet::Store;
-use crate::fleet::attest::{Challenges, MAX_CERTIFICATE};
-use crate::fleet::claim::{Hearing, Judged, Known, refusal};
+use crate::fleet::attest::Challenges;
+use crate::fleet::claim::Known;
 use crate::fleet::exchange::{Begun, Next, Refused, Reply, Request, Response, Stop};
 use crate::fleet::granting::GrantSource;
-use crate::fleet::limit::{self, Limiter, Rate};
+use crate::fleet::limit::Limiter;
 use crate::fleet::makers::Makers;
 use crate::fleet::nonce::Nonces;
-use crate::fleet::record::{Device, MOST};
+use crate::fleet::record::MOST;
 use crate::model::{Digest, Epoch};
-use crate::sign::dsse::Envelope;
 use crate::sign::{PrivateKey, PublicKey, Signer as _};
-use rusqlite::{Connection, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Bundles whose signatures were checked and are kept: a batch's thousand boxes bring the same one.
 const MOST_BUNDLES: usize = 256;
@@ -293,239 +290,10 @@ impl Service {
         Ok((value, signers))
     }
 
-    fn claim(&self, request: &Request, nonce: &Nonce, now: Epoch) -> Result<Next, Stop> {
-        let per_s = f64::from(self.settings.claims_per_s.max(1));
-        let all = Rate { per_s, burst: 2.0 * per_s };
-        if self.limiter.take("claims", all, now).is_err() {
-            return Err(Refused::later(503, "too many claims at once", spread(nonce, 5, 60)).into());
-        }
-        let (claim, signers) = self.open::<Claim>(request, now)?;
-        let known = self.founded(&claim, &signers, nonce, now)?;
-        let settings = self.settings.clone();
-        Ok(Next::Write(Box::new(move |connection| {
-            let judged = match (Hearing { connection, settings: &settings, now }).claim(&claim, &known)? {
-                Ok(judged) => judged,
-                Err(refused) => return Ok(Err(refused)),
-            };
-            let mut reply = Reply::of(judged.status, &judged.device.standing())?;
-            reply.retry_after_s = (judged.status == 202).then_some(2); // then waiting is done with GET
-            Ok(Ok(reply))
-        })))
-    }
-
-    /// Judges a claim that `signers` signed and no call brought.
-    pub(super) fn admit(
-        &self,
-        claim: Claim,
-        signers: &Signers,
-        nonce: &Nonce,
-        now: Epoch,
-    ) -> Result<Judged, Stop> {
-        let known = self.founded(&claim, signers, nonce, now)?;
-        let settings = self.settings.clone();
-        Ok(self.store.write(move |connection| {
-            Hearing { connection, settings: &settings, now }.claim(&claim, &known)
-        })??)
-    }
-
-    /// The bundle of a claim that makes sense, is not too early, and that the right keys signed.
-    fn founded(
-        &self,
-        claim: &Claim,
-        signers: &Signers,
-        nonce: &Nonce,
-        now: Epoch,
-    ) -> Result<Arc<Known>, Stop> {
-        let foreign = |e: crate::sign::Refused| Refused::without_code(422, format!("the claim: {e}"));
-        signers.include(&claim.device_pub).map_err(foreign)?;
-        sensible(claim)?;
-        if let Some(least) = &self.settings.min_agent
-            && version(&claim.agent) < version(least)
-        {
-            return Err(
-                Refused::new(426, Code::AgentTooOld, format!("forge-device {least} is needed")).into()
-            );
-        }
-        let known = self.bundle(claim)?;
-        if let Some(ticket) = &known.bootstrap.ticket {
-            signers.include(&ticket.r#pub).map_err(foreign)?;
-        }
-        let rate = Rate::of_ticket(known.slots());
-        self.limiter.take(&known.ticket_key(), rate, now).map_err(|wait| {
-            Refused::later(429, "too many claims with this ticket", wait + spread(nonce, 0, 10))
-        })?;
-        Ok(known)
-    }
-
-    /// The bundle of a claim, when the fleet's roots signed it.
-    fn bundle(&self, claim: &Claim) -> Result<Arc<Known>, Stop> {
-        let bytes = serde_json::to_vec(&claim.bootstrap).map_err(anyhow::Error::from)?;
-        let digest = Digest::of(&bytes);
-        if let Some(known) = self.bundles.lock().unwrap_or_else(PoisonError::into_inner).get(&digest) {
-            return Ok(known.clone());
-        }
-        let opened = Bootstrap::open(&bytes, &self.identity.trust)
-            .map_err(|e| Refused::new(422, Code::BundleForeign, e.to_string()))?;
-        let signer = opened.key_id();
-        let bootstrap = opened.into_inner();
-        if bootstrap.fleet != self.identity.fleet {
-            let why = format!(
-                "the bundle is for the fleet {}, and this is {}",
-                bootstrap.fleet, self.identity.fleet
-            );
-            return Err(Refused::new(422, Code::BundleOtherImage, why).into());
-        }
-        if bootstrap.serial > MOST {
-            return Err(Refused::new(422, Code::BundleUnreadable, "a serial beyond all counting").into());
-        }
-        let known = Arc::new(Known { bootstrap, signer });
-        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
-        if bundles.len() >= MOST_BUNDLES {
-            bundles.clear();
-        }
-        bundles.insert(digest, known.clone());
-        Ok(known)
-    }
-
-    fn standing(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
-        let load = |connection: &Connection| {
-            let device = Device::load(connection, id)?;
-            let open: bool = connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM opened WHERE until >= ?1 AND room > 0)")?
-                .query_row([now.0], |row| row.get(0))?;
-            Ok((device, open))
-        };
-        let (device, open) = self.store.read(load)?;
-        let Some(device) = device else {
-            return Err(Refused::without_code(404, "no such device: claim first").into());
-        };
-        let wait: u32 = argument(&request.query, "wait").and_then(|w| w.parse().ok()).unwrap_or(0);
-        if !(open && device.state == State::Pending) {
-            return Ok(standing_reply(&device, wait)??.into());
-        }
-        let settings = self.settings.clone();
-        Ok(Next::Write(Box::new(move |connection| {
-            // Read again: an operator may have said no in between.
-            let mut device = Device::load(connection, &device.id)?.unwrap_or(device);
-            Hearing { connection, settings: &settings, now }.through_window(&mut device)?;
-            standing_reply(&device, wait)
-        })))
-    }
-
-    /// A request that the device itself signed, and that its bucket has room for; and what is known of the device.
-    pub(super) fn of_device<T: DeserializeOwned>(
-        &self,
-        id: &DeviceId,
-        request: &Request,
-        now: Epoch,
-    ) -> Result<(T, Device), Stop> {
-        let (value, signers) = self.open::<T>(request, now)?;
-        let device = self.store.read(|c| Device::load(c, id))?;
-        let Some(device) = device else {
-            return Err(Refused::without_code(404, "no such device: claim first").into());
-        };
-        signers
-            .include(&device.key)
-            .map_err(|e| Refused::without_code(422, format!("not signed by the device: {e}")))?;
-        if let Some(refused) = refusal(&device) {
-            return Err(refused.into());
-        }
-        self.limiter
-            .take(id.as_str(), limit::DEVICE, now)
-            .map_err(|wait| Refused::later(429, "too many requests of this device", wait))?;
-        Ok((value, device))
-    }
-
-    fn grant(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
-        let (wanted, _) = self.of_device::<GrantRequest>(id, request, now)?;
-        let material = self.material(id, &wanted, now)?;
-        let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
-        Ok(Next::Write(Box::new(move |connection| {
-            let hearing = Hearing { connection, settings: &settings, now };
-            match hearing.grant(&id, &wanted, &material, &signer)? {
-                Ok(envelope) => Ok(Ok(Reply::of(200, &envelope)?)),
-                Err(refused) => Ok(Err(refused)),
-            }
-        })))
-    }
-
-    /// The grant that a device asks for, which signed its request, and no call brought it.
-    pub(super) fn give(&self, id: &DeviceId, wanted: GrantRequest, now: Epoch) -> Result<Envelope, Stop> {
-        let material = self.material(id, &wanted, now)?;
-        let (settings, signer, id) = (self.settings.clone(), self.grant_key.clone(), id.clone());
-        Ok(self.store.write(move |connection| {
-            Hearing { connection, settings: &settings, now }.grant(&id, &wanted, &material, &signer)
-        })??)
-    }
-
-    fn ack(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
-        let (ack, _) = self.of_device::<Ack>(id, request, now)?;
-        numbers(&[ack.generation])?;
-        let (settings, id) = (self.settings.clone(), id.clone());
-        Ok(Next::Write(Box::new(move |connection| {
-            match (Hearing { connection, settings: &settings, now }).ack(&id, &ack)? {
-                Ok(device) => Ok(Ok(Reply::of(200, &device.standing())?)),
-                Err(refused) => Ok(Err(refused)),
-            }
-        })))
-    }
-
-    fn events(&self, id: &DeviceId, request: &Request, now: Epoch) -> Result<Next, Stop> {
-        let (Events { events }, _) = self.of_device(id, request, now)?;
-        if events.len() > MAX_EVENTS {
-            return Err(Refused::without_code(422, format!("{} events at once", events.len())).into());
-        }
-        numbers(&events.iter().map(|e| e.seq).collect::<Vec<_>>())?;
-        let id = id.clone();
-        Ok(Next::Write(Box::new(move |connection| {
-            for event in &events {
-                connection
-                    .prepare_cached(
-                        "INSERT INTO event VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
-                    )?
-                    .execute(params![
-                        id.as_str(),
-                        event.seq as i64,
-                        event.at.0,
-                        now.0,
-                        line(&event.kind, 64),
-                        event.code.map(Code::id),
-                        line(&event.detail, 400)
-                    ])?;
-            }
-            if let Some(last) = events.iter().map(|e| e.seq).max() {
-                connection
-                    .prepare_cached("DELETE FROM event WHERE device = ?1 AND seq < ?2")?
-                    .execute(params![id.as_str(), last.saturating_sub(MOST_KEPT_EVENTS) as i64])?;
-            }
-            let Some(mut device) = Device::load(connection, &id)? else {
-                return Ok(Err(Refused::without_code(404, "no such device: claim first")));
-            };
-            device.last_seen = now;
-            device.save(connection)?;
-            Ok(Ok(Reply::of(200, &device.standing())?))
-        })))
-    }
-
     /// The keys that sign this endpoint's answers.
     pub fn grant_keys(&self) -> Vec<PublicKey> {
         vec![self.identity.grant_key.public_key().clone()]
     }
-}
-
-/// Where `device` stands, for one that would wait for `wait` seconds.
-fn standing_reply(device: &Device, wait: u32) -> anyhow::Result<Result<Reply, Refused>> {
-    if matches!(device.state, State::Denied | State::Revoked)
-        && let Some(refused) = refusal(device)
-    {
-        return Ok(Err(refused));
-    }
-    let mut reply = Reply::of(200, &device.standing())?;
-    if device.state == State::Pending {
-        reply.retry_after_s = Some(if wait > 0 { 1 } else { 30 });
-        reply.hold = (wait > 0).then(|| (device.id.clone(), wait.min(MAX_WAIT_S)));
-    }
-    Ok(Ok(reply))
 }
 
 /// The nonce that the answer is to be signed over.
@@ -556,24 +324,6 @@ pub(super) fn numbers(numbers: &[u64]) -> Result<(), Refused> {
         Some(n) => Err(Refused::without_code(422, format!("the number {n} is beyond all counting"))),
         None => Ok(()),
     }
-}
-
-/// What types cannot say of a claim.
-fn sensible(claim: &Claim) -> Result<(), Refused> {
-    numbers(&[claim.boot_count, claim.generation])?;
-    if claim.ek_cert.as_ref().is_some_and(|c| c.len() > MAX_CERTIFICATE) {
-        return Err(Refused::without_code(422, "an endorsement certificate longer than a TPM keeps"));
-    }
-    if claim.agent.len() > 64 || claim.facts.macs.len() > 256 {
-        return Err(Refused::without_code(422, "a claim with more in it than a box has"));
-    }
-    Ok(())
-}
-
-/// `1.2.0` as numbers; what is no number counts as none.
-fn version(text: &str) -> Vec<u64> {
-    let plain = text.split(['-', '+', ' ']).next().unwrap_or_default();
-    plain.split('.').map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 /// The value of `name` in a query. Nonces and numbers need no unescaping.
