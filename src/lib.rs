@@ -29,7 +29,7 @@
 //!
 //! # Who may know whom
 //!
-//! words ([`model`], [`error`]) ← edges and shapes ([`host`], [`tree`], [`template`], [`oci`]) ← domain ([`profile`],
+//! words ([`model`], [`error`]) ← edges and shapes ([`host`], [`tree`], [`template`], [`oci`], [`secret`]) ← domain ([`profile`],
 //! [`source`], [`debian`], [`boot`], [`board`], [`disk`], [`layer`], [`sign`], [`seal`]) ← decisions ([`lock`], [`plan`], [`attest`]) ← effects
 //! ([`build`], [`release`], [`publish`], [`flash`], [`run`], [`toolbox`]) ← surface ([`cli`]). A test holds this against the code, room
 //! by room.
@@ -82,6 +82,8 @@ pub mod release;
 pub mod run;
 #[cfg(feature = "cli")]
 pub mod seal;
+#[cfg(feature = "cli")]
+pub mod secret;
 #[cfg(feature = "cli")]
 pub mod seed;
 pub mod sign;

@@ -57,11 +57,21 @@ pub struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Check profiles; no network
-    #[command(after_help = "Example:\n  forge check profiles/*.toml")]
+    /// Check profiles, or search finished bytes for secrets; no network
+    #[command(
+        after_help = "Examples:\n  forge check profiles/*.toml\n  forge check --secrets dist/store/2026.11.22"
+    )]
     Check {
-        #[command(flatten)]
-        profiles: ProfileArgs,
+        /// Profiles (TOML)
+        #[arg(required_unless_present = "secrets", value_name = "PROFILE")]
+        profiles: Vec<PathBuf>,
+        /// Overrides a value of the profile (`--set image.version="1.2"`)
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// A release, an OCI layout, a disk image, an archive, a file or a directory to search for keys, tokens and
+        /// password hashes, in whatever is packed in it
+        #[arg(long, value_name = "PATH")]
+        secrets: Vec<PathBuf>,
     },
     /// Pin every input of a profile by digest, in PROFILE.lock beside it
     #[command(

@@ -23,10 +23,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Checks profiles: everything that can be told without a network.
-pub fn check(session: &Session, args: &ProfileArgs) -> anyhow::Result<()> {
+pub fn check(session: &Session, profiles: &[PathBuf], set: &[String]) -> anyhow::Result<()> {
     let mut faults = 0;
-    for path in &args.profiles {
-        match profile::load(path, &args.set, &env::var) {
+    for path in profiles {
+        match profile::load(path, set, &env::var) {
             Err(report) => {
                 faults += report.count();
                 tell(session, &report);

@@ -8,6 +8,7 @@ use crate::inspect::{self, Inspected, diff, page, text};
 use crate::model::Digest;
 use crate::oci::Reference;
 use crate::publish;
+use crate::secret;
 use anyhow::{Context as _, anyhow};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,47 @@ pub fn inspect(session: &Session, name: &str) -> anyhow::Result<()> {
     let found = Subject::find(session, name)?.look(session, Detail::Summary, &BTreeSet::new())?;
     session.ui.result("inspected", &found, text::tree(&found));
     Ok(())
+}
+
+/// Searches what is at `paths` for secrets.
+pub fn secrets(session: &Session, paths: &[PathBuf]) -> anyhow::Result<()> {
+    let work = work(session);
+    let env = inspect::Env {
+        work: &work,
+        cancel: &session.cancel,
+        detail: Detail::Summary,
+        skip: &BTreeSet::new(),
+    };
+    let mut found = 0;
+    for path in paths {
+        let name = path.display().to_string();
+        let searched = inspect::secrets::search(path, &name, &env)
+            .with_context(|| format!("searching {name} for secrets"))?;
+        for finding in &searched.findings {
+            let words = format!("{}: {} at byte {}", finding.place, finding.what, finding.offset);
+            session.ui.result("secret", finding, words);
+        }
+        for unread in &searched.unread {
+            session.ui.note(format!("not searched to its end: {unread}"));
+        }
+        let counts = serde_json::json!({
+            "path": name, "files": searched.files, "size": searched.size,
+            "secrets": searched.findings.len(), "packaged": searched.packaged, "unread": searched.unread,
+        });
+        let words = match searched.findings.len() {
+            0 => format!("no secret in {} files of {name}, {} unpacked", searched.files, searched.size),
+            _ => String::new(),
+        };
+        session.ui.result("searched", &counts, words);
+        found += searched.findings.len();
+    }
+    match found {
+        0 => Ok(()),
+        1 => Err(anyhow!("there is a secret in what may be published")),
+        n => Err(anyhow!("there are {n} secrets in what may be published")),
+    }
+    .kind(Kind::Verify)
+    .hint(secret::HELP)
 }
 
 /// Shows what differs between `a` and `b`; with `html` also writes it as a page.

@@ -103,7 +103,10 @@ fn session(ui: Ui, cache_dir: Option<PathBuf>) -> Result<Session, (Ui, anyhow::E
 
 fn dispatch(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Check { profiles } => compose::check(session, &profiles),
+        Verb::Check { profiles, set, secrets } => {
+            compose::check(session, &profiles, &set)?;
+            inspect::secrets(session, &secrets)
+        }
         Verb::Lock { profile, set, update } => compose::lock(session, &profile, &set, update.as_deref()),
         Verb::Plan { profiles, selection } => compose::plan(session, &profiles, &selection),
         Verb::Build { profiles, selection, options } => build::run(session, &profiles, &selection, &options),

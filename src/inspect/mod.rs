@@ -9,6 +9,7 @@ mod disk;
 mod layout;
 pub mod page;
 mod release;
+pub mod secrets;
 pub mod text;
 
 use crate::contents::{ContainerImage, Contents, Detail, Package};

@@ -8,10 +8,10 @@ mod workload;
 
 use super::diagnostic::{Fault, Place};
 use super::fragment::{Node, Value};
-use super::secret;
 use super::shape::Reader;
 use super::value::size;
 use crate::model::Arch;
+use crate::secret;
 
 /// Looks at the merged tree of one architecture. It may still have faults of its own; what is not as it should be is
 /// passed over, for it has been told.

@@ -3,9 +3,9 @@
 use super::FileDigest;
 use super::diagnostic::{Place, Sources};
 use super::fragment::MAX_FILE_BYTES;
-use super::secret;
 use super::shape::{Content, Files, Wrong};
 use crate::model::{Bytes, Digest};
+use crate::secret;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -122,12 +122,12 @@ fn embed(file: &Path, content: Content) -> Result<FileDigest, Wrong> {
         .and_then(|open| open.take(MAX_EMBEDDED + 1).read_to_end(&mut bytes))
         .map_err(|error| absent(file, &error))?;
     if bytes.len() as u64 > MAX_EMBEDDED {
-        let help = "put it into a package, a container image or a model";
+        let help = "put it into a package, an image of a registry or a model";
         return Err(Wrong::new(format!("`{shown}` is larger than {}", Bytes(MAX_EMBEDDED)), help));
     }
     let text = String::from_utf8_lossy(&bytes);
     if let Some(secret) = secret::find(&text) {
-        let line = text[..secret.start].lines().count().max(1);
+        let line = text[..secret.start as usize].lines().count().max(1);
         return Err(in_file(&shown, line, secret.what));
     }
     if content == Content::Manifest

@@ -12,7 +12,6 @@ mod init;
 mod load;
 mod merge;
 mod schema;
-mod secret;
 pub mod shape;
 mod suggest;
 pub mod tables;

@@ -10,6 +10,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("host", &[]),
     ("template", &[]),
     ("tree", &[]),
+    ("secret", &[]),
     ("oci", &["host", "tree"]),
     ("sign", &["host"]),
     // It ships on devices: no image format, no planning, no effect.
@@ -18,7 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // Likewise, with the box below it; of disks it knows only how to read a stick.
     ("device", &["disk", "enroll", "host", "sign", "tpm"]),
     ("fleet", &["enroll", "host", "sign", "tpm"]),
-    ("profile", &["host", "template", "tree"]),
+    ("profile", &["host", "secret", "template", "tree"]),
     ("source", &["host", "oci"]),
     ("debian", &["host", "source", "template", "tree"]),
     ("board", &["boot", "template", "tree"]),
@@ -49,7 +50,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("publish", &["host", "oci", "release", "source"]),
     (
         "inspect",
-        &["boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "sign", "template", "tree"],
+        &[
+            "boot", "contents", "disk", "host", "lock", "oci", "release", "seal", "secret", "sign",
+            "template", "tree",
+        ],
     ),
     ("run", &["disk", "enroll", "host", "tree"]),
     ("flash", &["disk", "enroll", "host", "run", "sign", "tree"]),
@@ -60,7 +64,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "boot", "build", "carrier", "contents", "debian", "disk", "enroll", "flash", "fleet", "host",
             "inspect", "layer", "lock", "oci", "plan", "profile", "publish", "release", "run", "seal",
-            "seed", "sign", "source", "template", "toolbox", "tree", "trial",
+            "secret", "seed", "sign", "source", "template", "toolbox", "tree", "trial",
         ],
     ),
     ("lib", &[]),

@@ -32,6 +32,7 @@ mod oci;
 mod podman;
 mod profile;
 mod release;
+mod secrets;
 mod support;
 mod tamper;
 mod token;

@@ -3,7 +3,7 @@
 use super::Check;
 use crate::profile::diagnostic::{Fault, Place};
 use crate::profile::fragment::{Node, Value};
-use crate::profile::secret;
+use crate::secret;
 
 /// The longest name of a label, and its longest value, in bytes (Kubernetes' `validation.LabelValueMaxLength`).
 const MAX_LABEL: usize = 63;

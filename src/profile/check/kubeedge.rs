@@ -3,7 +3,7 @@
 use super::Check;
 use crate::profile::diagnostic::{Fault, Place};
 use crate::profile::fragment::{Node, Value};
-use crate::profile::secret;
+use crate::secret;
 
 /// Where the configuration has CloudCore's token, which makes its holder any node.
 const TOKEN: &str = "modules.edgeHub.token";

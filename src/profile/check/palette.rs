@@ -6,7 +6,8 @@
 use super::Check;
 use crate::profile::diagnostic::{Fault, Place};
 use crate::profile::fragment::Node;
-use crate::profile::{secret, suggest};
+use crate::profile::suggest;
+use crate::secret;
 
 /// What a key takes.
 enum Takes {

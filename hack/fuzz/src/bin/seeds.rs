@@ -9,7 +9,7 @@ use forge::model::{Arch, Bytes, Digest, Epoch, Guid};
 use forge::oci::{self, image, layer};
 use forge::sign::{PrivateKey, Signer as _, bundle, dsse::Statement, simple_signing};
 use forge::template::KEYRINGS;
-use forge::tree::{Content, Node, NodeKind, Tree, TreePath, tar};
+use forge::tree::{Content, Node, NodeKind, Tree, TreePath, cpio, tar};
 use forge_fuzz::{DISK_LENGTH, FAT_LENGTH, file};
 use std::error::Error;
 use std::os::unix::fs::FileExt as _;
@@ -65,6 +65,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tar = tar_of(&tree)?;
     put("tar", "tree", &tar)?;
     put("tar", "gnu", &gnu_tar()?)?;
+    put("secrets", "tar", &tar)?;
+    let mut initrd = vec![];
+    cpio::write(&tree, EPOCH, &mut initrd)?;
+    put("secrets", "initrd", &initrd)?;
     let control = Node::text("Package: a\nVersion: 1\nConffiles:\n /etc/a 0\n", 0o644);
     let control = tar_of(&tree_of([
         ("control", control),
@@ -104,6 +108,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let threads = std::num::NonZero::<u32>::MIN;
         let layer = layer::compress(&tar[..], written, &mut blob, codec, threads)?;
         put("layer", codec.media_type().rsplit('+').next().unwrap_or("x"), &blob)?;
+        put("secrets", codec.media_type().rsplit('+').next().unwrap_or("x"), &blob[1..])?;
         zstd = vec![(layer, "forge".to_string())];
     }
     put("layer", "tar", &[&[0], &tar[..]].concat())?;
@@ -165,6 +170,7 @@ fn disks(tree: &Tree, put: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) ->
     erofs::write(tree, &erofs::ErofsSpec { uuid, epoch: EPOCH, name: "seed".into() }, &out)?;
     let image = Content::of_file(Arc::new(out))?.to_vec(1 << 20)?;
     put("erofs", "tree", &image)?;
+    put("secrets", "erofs", &image)?;
 
     let files = tree_of([
         ("EFI", Node::dir(0o755)),
@@ -186,6 +192,7 @@ fn disks(tree: &Tree, put: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) ->
     let mut volume = Content::of_file(Arc::new(out))?.to_vec(FAT_LENGTH)?;
     volume.truncate(volume.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1));
     put("fat", "esp", &volume)?;
+    put("secrets", "fat", &volume)?;
 
     let partition = gpt::Partition {
         type_guid: gpt::PartitionType::Esp.guid(),
@@ -209,6 +216,7 @@ fn disks(tree: &Tree, put: &dyn Fn(&str, &str, &[u8]) -> std::io::Result<()>) ->
     put("verity", "tree", &[root.as_bytes(), &bytes[..], &data].concat())?;
 
     put("pe", "uki", &uki())?;
+    put("secrets", "uki", &uki())?;
     put("authenticode", "unsigned", &uki())?;
     put("csr", "request", &CertificateKey::generate()?.request("till-1")?)?;
     let mut medium = vec![0; 8 * 2048];
