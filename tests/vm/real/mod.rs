@@ -8,6 +8,7 @@ use std::time::Duration;
 mod cloud;
 mod k3s;
 mod kubeedge;
+mod size;
 
 /// A cluster's first start on an emulated machine of two busy processors, with everything to be unpacked and imported.
 const START: Duration = Duration::from_secs(1800);
