@@ -235,6 +235,7 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "board-jetson-orin",
         "board-raspberry-pi",
         "board-without-its-architecture",
+        "encrypt-state-tpm2",
         "enroll-none",
         "extends-itself",
         "extends-missing",
