@@ -63,6 +63,21 @@ impl Vm {
         })
     }
 
+    /// As [`Vm::boot`]; when the disk starts nothing, UEFI's PXE gets the address of `program` in the folder `tftp`, as by a
+    /// site's boot server.
+    pub fn boot_by_tftp(disk: &Path, program: &str, tftp: &Path, opts: &Opts) -> Vm {
+        Vm::start(disk, opts, &|argv| {
+            for word in argv {
+                let text = word.to_str().unwrap();
+                if text.starts_with("user,id=net") {
+                    *word = format!("{text},tftp={},bootfile={program}", tftp.display()).into();
+                } else if text.starts_with("virtio-net-pci,") {
+                    *word = format!("{text},bootindex=1").into();
+                }
+            }
+        })
+    }
+
     fn start(disk: &Path, opts: &Opts, change: &dyn Fn(&mut [std::ffi::OsString])) -> Vm {
         let beside = |name: &str| -> PathBuf { disk.with_extension(name) };
         let (code, empty) = qemu::firmware(opts.arch, opts.secure_boot);

@@ -339,6 +339,7 @@ fn base64(bytes: &[u8]) -> String {
 fn lock() -> String {
     let digest = Digest::of([]);
     let set = |name: &str| PackageSet {
+        components: vec![],
         name: name.into(),
         arch: Arch::Amd64,
         base: "debian:trixie".into(),
