@@ -20,6 +20,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -197,6 +198,39 @@ fn what_a_power_cut_broke_goes_and_what_is_whole_stays() {
     }
     device.put(&format!("{STATE}/server/tls/dynamic-cert.json"), br#"{"metadata":{"name":"k3s-ser"#);
     assert!(device.prepare().contains("dynamic-cert.json"));
+}
+
+/// A pod's process heeds a signal and a shim does not; both are only killed while the box goes down.
+#[test]
+fn pods_and_their_shims_end_with_the_box_and_not_with_the_unit() {
+    let device = Device::new();
+    let (_, text) =
+        forge::template::cluster::FILES.iter().find(|(path, _)| path.ends_with("end-pods")).unwrap();
+    let root = device.root.path().display().to_string();
+    std::fs::write(device.path("program"), text.replace("/sys/fs/cgroup", &root)).unwrap();
+    let start = |script: &str| Command::new("sh").args(["-c", script]).spawn().unwrap();
+    let mut pod = start("exec sleep 1000");
+    let mut shim = start("trap '' TERM; while :; do sleep 1; done");
+    let (pods, unit) = ("kubepods/burstable/cgroup.procs", "system.slice/k3s.service/cgroup.procs");
+    device.put(pods, format!("{}\n", pod.id()).as_bytes());
+    device.put(unit, format!("{}\n", shim.id()).as_bytes());
+    device.put("kubepods/cgroup.kill", b"");
+
+    device.put_program("systemctl", "echo running\n");
+    device.run(&["k3s.service"]);
+    assert!(pod.try_wait().unwrap().is_none() && shim.try_wait().unwrap().is_none());
+
+    // As systemd says it, with an error.
+    device.put_program("systemctl", "echo stopping; exit 1\n");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(pod.wait().unwrap().signal(), Some(15));
+            device.put(pods, b"");
+        });
+        device.run(&["k3s.service"]);
+    });
+    assert_eq!(shim.wait().unwrap().signal(), Some(9));
+    assert_eq!(device.read("kubepods/cgroup.kill"), "1\n");
 }
 
 #[test]
