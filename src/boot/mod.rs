@@ -43,6 +43,7 @@ pub mod modules;
 pub mod os_release;
 pub mod pe;
 pub mod root;
+pub mod shim;
 pub mod slot;
 pub mod uki;
 pub mod verity;

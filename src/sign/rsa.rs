@@ -129,6 +129,17 @@ pub fn verify(certificate: &[u8], message: &[u8], signature: &[u8]) -> anyhow::R
         .map_err(|_| anyhow::anyhow!("an RSA signature does not hold"))
 }
 
+/// Checks that the key of `authority` signed `certificate`, both DER, with RSA PKCS #1 v1.5 over SHA-256. Dates are not looked
+/// at: what starts a machine looks at none.
+///
+/// # Errors
+/// When it did not, or either is no certificate.
+pub fn issued(certificate: &[u8], authority: &[u8]) -> anyhow::Result<()> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| anyhow::anyhow!("no certificate"))?;
+    verify(authority, parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
+}
+
 /// A new RSA key of 2048 bits, which every firmware takes: PKCS #8 in DER.
 ///
 /// # Errors
