@@ -328,20 +328,15 @@ pub fn planned(profile: &Profile, lock: &Lock, shop: &Workshop) -> anyhow::Resul
     let archs = profile.arch.iter().filter(|(_, wanted)| enrols || installs(wanted)).map(|(arch, _)| *arch);
     let programs = device::programs(archs, &shop.blobs)?;
     let planned = plan::compose(profile, lock, source_date_epoch()?, &programs);
-    let hint = match &planned {
-        Err(plan::PlanError::Palette) => {
-            Some("`forge enroll export --format nocloud` writes the seed that it reads")
-        }
-        Err(plan::PlanError::ShimInstalls) => Some("write the disk with `forge flash`"),
-        _ => None,
-    };
+    let seeded = matches!(planned, Err(plan::PlanError::Palette));
     let planned = planned.map_err(|e| {
         let kind = if matches!(e, plan::PlanError::NotLocked(_)) { Kind::Lock } else { Kind::Input };
         error::of(kind, e.into())
     });
-    match hint {
-        Some(hint) => planned.hint(hint),
-        None => planned,
+    if seeded {
+        planned.hint("`forge enroll export --format nocloud` writes the seed that it reads")
+    } else {
+        planned
     }
 }
 

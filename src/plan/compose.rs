@@ -40,7 +40,9 @@ pub enum PlanError {
     )]
     NoProgram(Arch),
     /// An installer that machines which start by way of shim would refuse.
-    #[error("neither an installer's ISO nor a network boot is started by way of shim yet")]
+    #[error(
+        "neither an installer's ISO nor a network boot is started by way of shim yet: build `disk`, and write it with `forge flash`"
+    )]
     ShimInstalls,
     /// The lock lacks something; it must be resolved again.
     #[error("the lock has no {0}")]
@@ -138,7 +140,6 @@ impl Composer<'_> {
         if wanted.agent.kind == AgentKind::Palette {
             return Err(PlanError::Palette);
         }
-        self.no_installer_by_shim(wanted)?;
         let packages = self.rootfs(arch, "packages", OS_SET, Purpose::Os)?;
         let os = self.step(arch, "os", Recipe::Os(Os { packages }));
         let payload = self.payload(arch, wanted)?;

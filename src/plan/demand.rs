@@ -44,6 +44,7 @@ pub trait Beside {
 pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanError> {
     let mut demand = Demand::default();
     for (&arch, wanted) in &profile.arch {
+        shim::check(profile, wanted)?;
         let base = match &wanted.os.base {
             base @ (Base::Debian(_) | Base::Ubuntu(_)) => base.to_string(),
             other => return Err(not_built("os.base", other, arch)),

@@ -14,6 +14,15 @@ pub(super) fn is_wanted(profile: &Profile) -> bool {
     profile.sign.as_ref().and_then(|sign| sign.secure_boot.as_ref()).is_some_and(|keys| keys.shim)
 }
 
+/// Refuses installers. The profile's check does so too, but artifacts can be named on the command line.
+///
+/// # Errors
+/// [`PlanError::ShimInstalls`].
+pub(super) fn check(profile: &Profile, wanted: &ArchProfile) -> Result<(), PlanError> {
+    let installs = wanted.artifacts.iter().any(|a| matches!(a, Artifact::Iso | Artifact::Netboot));
+    if installs && is_wanted(profile) { Err(PlanError::ShimInstalls) } else { Ok(()) }
+}
+
 impl Composer<'_> {
     /// The locked packages of shim; none where the firmware has the site's own keys.
     ///
@@ -30,12 +39,6 @@ impl Composer<'_> {
             Ok(package(locked, &[name]))
         };
         shim::packages(arch).into_iter().map(find).collect()
-    }
-
-    /// Refuses installers: the profile's check does too, and artifacts can also be named on the command line.
-    pub(super) fn no_installer_by_shim(&self, wanted: &ArchProfile) -> Result<(), PlanError> {
-        let installs = wanted.artifacts.iter().any(|a| matches!(a, Artifact::Iso | Artifact::Netboot));
-        if installs && is_wanted(self.profile) { Err(PlanError::ShimInstalls) } else { Ok(()) }
     }
 }
 

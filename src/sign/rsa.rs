@@ -194,6 +194,8 @@ mod tests {
         assert!(verify(signer.certificate(), b"image", &signature).is_ok());
         assert!(verify(signer.certificate(), b"imagf", &signature).is_err());
         let other = self_signed(&generate().unwrap(), "other", Epoch(0)).unwrap();
+        let (own, others) = (signer.certificate(), certificate_der(other.as_bytes()).unwrap());
+        assert!(issued(own, own).is_ok() && issued(own, &others).is_err() && issued(b"none", own).is_err());
         let refused = BootSigner::open(&KeyRef::File(at), other.as_bytes(), none).err().unwrap();
         assert!(format!("{refused:#}").contains("not the certificate's"), "{refused:#}");
     }
