@@ -12,6 +12,10 @@ use std::os::unix::fs::FileExt;
 const MAX_HEADERS: u64 = 64 * 1024;
 /// The most sections that are taken: what Windows takes, and three times what a boot image has.
 const MAX_SECTIONS: usize = 96;
+/// Bytes of a symbol.
+const SYMBOL: u64 = 18;
+/// The longest name that is looked up in a string table, in bytes: longer than any that a boot image has.
+const MAX_NAME: u64 = 64;
 /// Bytes of an entry in the section table.
 const SECTION: usize = 40;
 /// `IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ`.
@@ -49,7 +53,7 @@ pub enum PeError {
 /// A section that exists.
 #[derive(Clone, Debug)]
 pub struct Section {
-    /// Its name, at most eight bytes: `.linux`.
+    /// Its name, `.linux`: at most eight bytes, or more in an image with a string table.
     pub name: String,
     /// Its bytes, without the padding of the file.
     pub content: Content,
@@ -103,12 +107,13 @@ impl Pe {
             let refuse = |why| PeError::Section { index, why };
             let name = entry[..8].split(|c| *c == 0).next().unwrap_or_default();
             let name = std::str::from_utf8(name).map_err(|_| refuse("its name is no text"))?;
+            let name = long_name(&content, &headers, pe, name).unwrap_or_else(|| name.into());
             let field = |at| u64::from(u32_at(entry, at).unwrap_or_default());
             // The file has a multiple of the alignment; the rest of a longer memory size is zeros that are not stored.
             let length = field(8).min(field(16));
             let content =
                 content.slice(field(20), length).map_err(|_| refuse("it reaches out of the file"))?;
-            sections.push(Section { name: name.into(), content });
+            sections.push(Section { name, content });
         }
         Ok(Pe { content, headers, pe, optional, table, sections })
     }
@@ -200,6 +205,18 @@ impl Pe {
 
 fn u16_at(b: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(b.get(at..at.checked_add(2)?)?.try_into().ok()?))
+}
+
+/// What a name `/N` stands for: the text at byte N of the string table, behind the symbols ("PE Format", "Section Table").
+/// GNU's linkers write such names into images, shim's `.vendor_cert` among them.
+fn long_name(image: &Content, headers: &[u8], pe: usize, name: &str) -> Option<String> {
+    let at: u64 = name.strip_prefix('/')?.parse().ok()?;
+    let (symbols, count) = (u32_at(headers, pe + 12)?, u32_at(headers, pe + 16)?);
+    let start = u64::from(symbols) + u64::from(count) * SYMBOL + at;
+    let room = image.len().checked_sub(start)?.min(MAX_NAME);
+    let bytes = image.slice(start, room).ok()?.to_vec(MAX_NAME).ok()?;
+    let end = bytes.iter().position(|b| *b == 0)?;
+    std::str::from_utf8(&bytes[..end]).ok().map(String::from)
 }
 
 fn u32_at(b: &[u8], at: usize) -> Option<u32> {

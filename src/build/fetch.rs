@@ -50,6 +50,7 @@ pub fn missing<'a>(plan: &Plan, lock: &'a Lock, cache: &Cache, blobs: &Blobs) ->
         .flat_map(|s| match &s.recipe {
             Recipe::Rootfs(rootfs) => rootfs.packages.iter().map(|p| p.digest).collect(),
             Recipe::Payload(payload) => payload.pause.iter().map(|p| p.digest).collect::<Vec<_>>(),
+            Recipe::Signed(signed) => signed.shim.iter().map(|p| p.digest).collect(),
             Recipe::Firmware(firmware) => firmware.packages.iter().map(|p| p.digest).collect(),
             _ => vec![],
         })

@@ -207,8 +207,8 @@ fn signatures(
     let mut signed = vec![];
     for (path, _) in tree.iter().filter(|(path, _)| path.name().to_ascii_lowercase().ends_with(".efi")) {
         let Some(content) = tree.file(path) else { continue };
-        match authenticode::open(content) {
-            Ok(found) => signed.extend(found.map(|signature| (path.to_string(), signature))),
+        match authenticode::signatures(content) {
+            Ok(found) => signed.extend(found.into_iter().map(|signature| (path.to_string(), signature))),
             // What is no image that can bear a signature bears none. That it is the right file was shown by its digest.
             Err(SignatureError::Image(_)) => {}
             Err(source) => {

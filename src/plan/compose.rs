@@ -1,7 +1,7 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
 use super::*;
-use super::{distribution, fit};
+use super::{distribution, fit, shim};
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::disk::order::{After, DiskRule};
@@ -39,6 +39,11 @@ pub enum PlanError {
         "`enroll.mode`, an installer's ISO and a network boot ask for the program forge-device for {0}, which is not there"
     )]
     NoProgram(Arch),
+    /// An installer that machines which start by way of shim would refuse.
+    #[error(
+        "neither an installer's ISO nor a network boot is started by way of shim yet: build `disk`, and write it with `forge flash`"
+    )]
+    ShimInstalls,
     /// The lock lacks something; it must be resolved again.
     #[error("the lock has no {0}")]
     NotLocked(String),
@@ -288,10 +293,8 @@ impl Composer<'_> {
         };
         let uki = self.step(arch, "uki", Recipe::Uki(uki));
         let (uki, secure_boot) = self.signed(arch, "signed", os, uki)?;
-        if secure_boot.is_some() {
-            for file in ["PK.auth", "KEK.auth", "db.auth", "db.cer"] {
-                target.files.insert(format!("secure-boot/{file}"), (uki.clone(), file.into()));
-            }
+        for file in secure_boot.into_iter().flat_map(shim::files) {
+            target.files.insert(format!("secure-boot/{file}"), (uki.clone(), (*file).into()));
         }
         let firmware = self.firmware(arch, wanted, os)?;
         let has = |artifact| wanted.artifacts.contains(&artifact);
@@ -401,11 +404,13 @@ impl Composer<'_> {
         };
         let certificate = self.locked(keys.cert.as_str())?;
         let enrol = match keys.enroll {
+            _ if keys.shim => Enrol::Shim,
             profile::SecureBootEnroll::Off => Enrol::Off,
             profile::SecureBootEnroll::Manual => Enrol::Manual,
             profile::SecureBootEnroll::IfSafe => Enrol::IfSafe,
         };
-        let signed = Recipe::Signed(Signed { arch, os: os.clone(), uki, certificate });
+        let shim = self.shim(arch)?;
+        let signed = Recipe::Signed(Signed { arch, os: os.clone(), uki, certificate, shim });
         Ok((self.step(arch, name, signed), Some(enrol)))
     }
 

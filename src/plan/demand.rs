@@ -3,7 +3,8 @@
 
 use super::board::{self, BOARD_SET};
 use super::compose::{OS_SET, PAUSE_SET, PlanError, container_set, not_built};
-use super::{distribution, fit};
+use super::shim::SHIM_SET;
+use super::{distribution, fit, shim};
 use crate::boot;
 use crate::layer::agent::kubeedge;
 use crate::layer::kubernetes::{cluster, podman};
@@ -43,6 +44,7 @@ pub trait Beside {
 pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanError> {
     let mut demand = Demand::default();
     for (&arch, wanted) in &profile.arch {
+        shim::check(profile, wanted)?;
         let base = match &wanted.os.base {
             base @ (Base::Debian(_) | Base::Ubuntu(_)) => base.to_string(),
             other => return Err(not_built("os.base", other, arch)),
@@ -53,7 +55,7 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
             request.dedup();
             let variant = match name.as_str() {
                 OS_SET => SetVariant::Minbase,
-                PAUSE_SET | BOARD_SET => SetVariant::Custom,
+                PAUSE_SET | BOARD_SET | SHIM_SET => SetVariant::Custom,
                 _ => SetVariant::Apt,
             };
             PackageSet { name, arch, base: base.clone(), variant, request, components: vec![] }
@@ -88,6 +90,9 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
                 _ => vec![],
             };
             demand.sets.push(PackageSet { components, ..set(BOARD_SET.into(), firmware) });
+        }
+        if shim::is_wanted(profile) {
+            demand.sets.push(set(SHIM_SET.into(), boot::shim::packages(arch).into()));
         }
         demand.releases.extend(distribution::release(arch, wanted));
         let on_cluster = distribution::product(wanted).is_some();

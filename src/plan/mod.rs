@@ -10,6 +10,7 @@ mod distribution;
 pub mod fit;
 mod payload;
 mod recipe;
+mod shim;
 
 pub use compose::{PlanError, compose};
 pub use demand::{Beside, demand};

@@ -37,7 +37,7 @@ pub enum Recipe {
     /// Kernel, initrd and the command line with the root hashes → `forge.efi`.
     Uki(Uki),
     /// A kernel image and systemd-boot, signed for UEFI Secure Boot: `forge.efi`, [`LOADER`], `db.cer`, and `PK.auth`,
-    /// `KEK.auth`, `db.auth`.
+    /// `KEK.auth`, `db.auth`. By way of shim: `forge.efi`, and [`LOADER`], [`SHIM`], [`MOK_MANAGER`], [`MOK`].
     Signed(Signed),
     /// One partition's content → the zstd frame `frame.zst` that a compressed disk image is put together from.
     Frame(Frame),

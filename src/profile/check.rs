@@ -4,6 +4,7 @@ mod board;
 mod cluster;
 mod kubeedge;
 mod palette;
+mod secure_boot;
 mod workload;
 
 use super::diagnostic::{Fault, Place};
@@ -26,6 +27,7 @@ pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
     check.helm();
     check.gitops();
     check.enrollment();
+    check.secure_boot();
     check.secrets();
 }
 

@@ -339,6 +339,8 @@ table! {
         pub cert: InputFile,
         /// What the boot loader does with the keys on a machine whose firmware has none.
         pub enroll: SecureBootEnroll = SecureBootEnroll::Manual,
+        /// Whether machines start by way of Debian's shim, for those whose firmware has Microsoft's keys alone.
+        pub shim: bool = false,
     }
 }
 

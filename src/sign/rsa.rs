@@ -129,6 +129,17 @@ pub fn verify(certificate: &[u8], message: &[u8], signature: &[u8]) -> anyhow::R
         .map_err(|_| anyhow::anyhow!("an RSA signature does not hold"))
 }
 
+/// Checks that the key of `authority` signed `certificate`, both DER, with RSA PKCS #1 v1.5 over SHA-256. Dates are not looked
+/// at: what starts a machine looks at none.
+///
+/// # Errors
+/// When it did not, or either is no certificate.
+pub fn issued(certificate: &[u8], authority: &[u8]) -> anyhow::Result<()> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| anyhow::anyhow!("no certificate"))?;
+    verify(authority, parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
+}
+
 /// A new RSA key of 2048 bits, which every firmware takes: PKCS #8 in DER.
 ///
 /// # Errors
@@ -183,6 +194,8 @@ mod tests {
         assert!(verify(signer.certificate(), b"image", &signature).is_ok());
         assert!(verify(signer.certificate(), b"imagf", &signature).is_err());
         let other = self_signed(&generate().unwrap(), "other", Epoch(0)).unwrap();
+        let (own, others) = (signer.certificate(), certificate_der(other.as_bytes()).unwrap());
+        assert!(issued(own, own).is_ok() && issued(own, &others).is_err() && issued(b"none", own).is_err());
         let refused = BootSigner::open(&KeyRef::File(at), other.as_bytes(), none).err().unwrap();
         assert!(format!("{refused:#}").contains("not the certificate's"), "{refused:#}");
     }

@@ -33,6 +33,7 @@ mod podman;
 mod profile;
 mod release;
 mod secrets;
+mod shim;
 mod support;
 mod tamper;
 mod token;

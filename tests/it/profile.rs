@@ -251,6 +251,8 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "palette",      // its keys are another product's
         "podman-with-a-version",
         "secrets",
+        "secure-boot-shim-elsewhere",
+        "secure-boot-shim",
         "workload-chart",
         "workload-manifest-missing",
         "workload-mounts",

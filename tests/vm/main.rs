@@ -18,4 +18,5 @@ mod installs;
 mod joins;
 mod real;
 mod secure;
+mod shim;
 mod vm;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Firmware and boot loader say no within seconds, emulated and on a busy machine within this.
-const REFUSAL: Duration = Duration::from_secs(180);
+pub const REFUSAL: Duration = Duration::from_secs(180);
 
 #[test]
 fn only_what_the_owners_key_signed_is_started() {
@@ -148,7 +148,7 @@ fn by(key: &Path, image: &[u8]) -> Vec<u8> {
 }
 
 /// The path of the disk's one kernel image, which is renamed while its tries are counted.
-fn kernel(disk: &Path) -> String {
+pub fn kernel(disk: &Path) -> String {
     let listed = ok(Command::new(mtools("mdir")).args(["-b", "-i", &Esp::of(disk).0, "::EFI/Linux"]));
     let one = listed.lines().find(|line| line.ends_with(".efi")).unwrap_or_else(|| panic!("{listed}"));
     one.trim_start_matches("::/").to_string()
@@ -163,24 +163,24 @@ fn mtools(name: &str) -> PathBuf {
 }
 
 /// The ESP of a disk, as mtools name it.
-struct Esp(String);
+pub struct Esp(String);
 
 impl Esp {
-    fn of(disk: &Path) -> Esp {
+    pub fn of(disk: &Path) -> Esp {
         let content = Content::of_file(Arc::new(File::open(disk).unwrap())).unwrap();
         let image = DiskImage::open(content).unwrap();
         let esp = image.table().partitions.iter().find(|p| p.type_guid == PartitionType::Esp.guid()).unwrap();
         Esp(format!("{}@@{}", disk.display(), esp.offset))
     }
 
-    fn read(&self, path: &str) -> Vec<u8> {
+    pub fn read(&self, path: &str) -> Vec<u8> {
         let out =
             Command::new(mtools("mcopy")).args(["-i", &self.0, &format!("::{path}"), "-"]).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         out.stdout
     }
 
-    fn write(&self, path: &str, bytes: &[u8]) {
+    pub fn write(&self, path: &str, bytes: &[u8]) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let target = format!("::{path}");

@@ -195,23 +195,43 @@ pub struct Signature {
     pub signature: Vec<u8>,
 }
 
-/// The signature of an image, when it is of this image; `None` for an image without one.
+/// The signature of an image, when it is of this image; `None` for an image without one. Of several, the first.
 ///
 /// # Errors
-/// When it is no image, or its signature is of another, or cannot be read.
+/// When it is no image, or a signature is of another, or cannot be read.
 pub fn open(image: &Content) -> Result<Option<Signature>, SignatureError> {
+    Ok(signatures(image)?.into_iter().next())
+}
+
+/// All signatures of an image, each of this image: what a vendor had signed under two authorities has two.
+///
+/// # Errors
+/// As [`open`].
+pub fn signatures(image: &Content) -> Result<Vec<Signature>, SignatureError> {
     let places = places(image)?;
     let (at, length) = places.table;
     if length == 0 {
-        return Ok(None);
+        return Ok(vec![]);
     }
     let unreadable = || SignatureError::Signed("has a signature that is none");
     let table = image.slice(at, length)?.to_vec(MAX_SIGNATURE)?;
-    let stored = table.get(..8).ok_or_else(unreadable)?;
-    if stored[4..] != WIN_CERTIFICATE {
-        return Err(unreadable());
+    let found = digest(image, &places)?;
+    let (mut rest, mut signatures) = (&table[..], vec![]);
+    while !rest.is_empty() {
+        let (header, _) = rest.split_first_chunk::<8>().ok_or_else(unreadable)?;
+        let stated = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let entry = rest.get(8..stated).filter(|_| header[4..] == WIN_CERTIFICATE).ok_or_else(unreadable)?;
+        signatures.push(signature(entry, found)?);
+        // Each begins at a multiple of eight; the last may end before one.
+        rest = rest.get(stated.next_multiple_of(8)..).unwrap_or_default();
     }
-    let parsed = pkcs7::parse(&table[8..]).ok_or_else(unreadable)?;
+    Ok(signatures)
+}
+
+/// One entry of the certificate table, of an image with digest `found`.
+fn signature(entry: &[u8], found: Digest) -> Result<Signature, SignatureError> {
+    let unreadable = || SignatureError::Signed("has a signature that is none");
+    let parsed = pkcs7::parse(entry).ok_or_else(unreadable)?;
     // The attributes name the content's digest, the content the image's: each link is checked.
     let named = |oid: &[u8]| {
         let mut attributes = der::Reader(parsed.attributes);
@@ -225,7 +245,6 @@ pub fn open(image: &Content) -> Result<Option<Signature>, SignatureError> {
     if content.content != Digest::of(parsed.body).as_raw() {
         return Err(unreadable());
     }
-    let found = digest(image, &places)?;
     let mut body = der::Reader(parsed.body);
     let mut last = body
         .value()
@@ -238,11 +257,11 @@ pub fn open(image: &Content) -> Result<Option<Signature>, SignatureError> {
     if Digest::from_raw(signed) != found {
         return Err(SignatureError::Other { named: Digest::from_raw(signed), found });
     }
-    Ok(Some(Signature {
+    Ok(Signature {
         certificate: parsed.certificate.to_vec(),
         message: value(SET, &[parsed.attributes]),
         signature: parsed.signature.to_vec(),
-    }))
+    })
 }
 
 #[cfg(test)]

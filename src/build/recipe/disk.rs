@@ -2,9 +2,9 @@
 
 use super::{Kitchen, signed};
 use crate::boot::authenticode::variable::Variable;
-use crate::boot::root;
 use crate::boot::slot::Volume;
 use crate::boot::verity::RootHash;
+use crate::boot::{root, shim};
 use crate::build::cache::Entry;
 use crate::disk::gpt::{PartitionType, flag};
 use crate::disk::{
@@ -12,7 +12,7 @@ use crate::disk::{
 };
 use crate::host::fs;
 use crate::model::{Digest, Guid};
-use crate::plan::{Disk, DiskForm, Enrol, Frame, LOADER, StepId};
+use crate::plan::{Disk, DiskForm, Enrol, Frame, LOADER, MOK, MOK_MANAGER, SHIM, StepId};
 use crate::template;
 use crate::tree::{Content, Node, NodeKind, Tree, TreePath};
 use anyhow::Context as _;
@@ -205,19 +205,26 @@ fn esp(spec: &Disk, kitchen: &Kitchen<'_>, uki: Content) -> anyhow::Result<Tree>
         None => root::loader(&kitchen.tree(&spec.os)?, spec.arch)?.1.clone(),
     };
     let efi = spec.arch.efi();
+    let first = format!("{}/BOOT{}.EFI", shim::DIR, efi.to_uppercase());
+    let starts = if spec.secure_boot == Some(Enrol::Shim) {
+        let (manager, second) = shim::names(spec.arch);
+        let of = |output| kitchen.content(&spec.uki, output);
+        // The certificate lies in the root, where MokManager's list of files begins.
+        vec![(first, of(SHIM)?), (second, loader), (manager, of(MOK_MANAGER)?), (MOK.into(), of(MOK)?)]
+    } else {
+        vec![(first, loader.clone()), (format!("EFI/systemd/systemd-boot{efi}.efi"), loader)]
+    };
     let mut tree = Tree::new();
-    for (path, content) in [
-        (format!("EFI/BOOT/BOOT{}.EFI", efi.to_uppercase()), loader.clone()),
-        (format!("EFI/systemd/systemd-boot{efi}.efi"), loader.clone()),
+    for (path, content) in starts.into_iter().chain([
         (format!("EFI/Linux/{}_{}+{TRIES}.efi", spec.name, spec.version), uki),
         ("loader/loader.conf".into(), Content::from(loader_conf(spec.secure_boot).into_bytes())),
-    ] {
+    ]) {
         tree.insert(TreePath::parse(&path)?, Node::file(content, 0o755))?;
     }
     if let Some(firmware) = &spec.firmware {
         tree.graft(&TreePath::root(), kitchen.tree(firmware)?)?;
     }
-    if spec.secure_boot.is_some_and(|enrol| enrol != Enrol::Off) {
+    if spec.secure_boot.is_some_and(|enrol| matches!(enrol, Enrol::Manual | Enrol::IfSafe)) {
         for variable in Variable::ALL {
             let name = signed::auth(variable);
             let content = kitchen.content(&spec.uki, &name)?;
@@ -230,7 +237,7 @@ fn esp(spec: &Disk, kitchen: &Kitchen<'_>, uki: Content) -> anyhow::Result<Tree>
 fn loader_conf(secure_boot: Option<Enrol>) -> String {
     let enrol = match secure_boot {
         None => return template::LOADER_CONF.into(),
-        Some(Enrol::Off) => "off",
+        Some(Enrol::Off | Enrol::Shim) => "off",
         Some(Enrol::Manual) => "manual",
         Some(Enrol::IfSafe) => "if-safe",
     };

@@ -35,7 +35,12 @@ pub fn run(spec: &Firmware, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
 }
 
 /// What of the package `name` lies below `dirs`.
-fn unpack(name: &str, deb: impl std::io::Read, dirs: &[&str], kept: &mut Tree) -> anyhow::Result<()> {
+pub(super) fn unpack(
+    name: &str,
+    deb: impl std::io::Read,
+    dirs: &[&str],
+    kept: &mut Tree,
+) -> anyhow::Result<()> {
     let (deb, control) = Deb::open(deb)?;
     let said = control.required("Package")?;
     ensure!(said == name, "it is the package {said}, not {name}");

@@ -51,6 +51,12 @@ pub struct Uki {
 
 /// systemd-boot, where it is signed.
 pub const LOADER: &str = "systemd-boot.efi";
+/// Debian's shim, where that is started first.
+pub const SHIM: &str = "shim.efi";
+/// What shim starts to have a key enrolled.
+pub const MOK_MANAGER: &str = "mok-manager.efi";
+/// The certificate for that, DER.
+pub const MOK: &str = "mok.cer";
 
 /// What starts a device, signed for UEFI Secure Boot.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -65,6 +71,10 @@ pub struct Signed {
     /// Digest of the certificate's file. The key is not part of a plan: with it come other signatures, under another
     /// certificate.
     pub certificate: Digest,
+    /// The packages of shim and of the systemd-boot that its vendor signed, where machines start by way of it; in the
+    /// place of a loader signed under the certificate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shim: Vec<Package>,
 }
 
 /// What systemd-boot does with the keys on the ESP, on a machine whose firmware has none (loader.conf(5),
@@ -78,6 +88,8 @@ pub enum Enrol {
     Manual,
     /// Takes them where that can cost nobody a machine: in a virtual one.
     IfSafe,
+    /// Nothing: the firmware keeps its own, and shim knows the site's from its owner.
+    Shim,
 }
 
 /// One output of a step, compressed.
