@@ -1,7 +1,7 @@
 //! Bytes that may be published → the secrets in them, each with its place.
 //!
 //! What is packed is unpacked on the way: a release by its files, a disk by its partitions and their file systems, a kernel
-//! image by its sections, archives by their entries, to any depth up to [`MAX_DEPTH`]. What cannot be read as what it seems
+//! image by its sections, archives by their entries, to any depth up to `MAX_DEPTH`. What cannot be read as what it seems
 //! to be is searched as the bytes that it is, or listed as not searched: a search that is silent about a part would lie.
 //!
 //! A package's own files, as its list of digests has them, are in the archive for everybody to read: the keys that libraries

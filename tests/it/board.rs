@@ -175,8 +175,7 @@ fn a_jetson_orin_takes_kernel_and_device_tree_of_its_profile() {
     assert_eq!((first.type_guid, first.offset), (PartitionType::Esp.guid(), 1 << 20));
     let volume = format!("{}@@{}", raw.display(), first.offset);
     let (loader, image) = (dir.join("loader.efi"), dir.join("forge.efi"));
-    let copy =
-        |from: &str, to: &Path| ok(Command::new(&mcopy).args(["-no", "-i", &volume, from]).arg(to));
+    let copy = |from: &str, to: &Path| ok(Command::new(&mcopy).args(["-no", "-i", &volume, from]).arg(to));
     copy("::/EFI/BOOT/BOOTAA64.EFI", &loader);
     copy("::/EFI/Linux/*.efi", &image);
     assert_eq!(std::fs::read(&loader).unwrap()[..2], *b"MZ");
