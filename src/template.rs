@@ -69,6 +69,7 @@ pub mod cluster {
     pub const PROGRAM: &str = include_str!("../templates/kubernetes/kubernetes");
     /// On every node.
     pub const FILES: &[DeviceFile] = device_files!("kubernetes/node":
+        "usr/lib/forge/end-pods",
         "usr/lib/modules-load.d/50-forge-kubernetes.conf",
         "usr/lib/sysctl.d/50-forge-kubernetes.conf",
         "usr/lib/systemd/networkd.conf.d/50-forge-kubernetes.conf",

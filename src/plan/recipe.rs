@@ -392,7 +392,7 @@ impl Recipe {
             Recipe::Rootfs(_) => 3,
             Recipe::Os(_) => 3,
             Recipe::Site(_) => 2,
-            Recipe::Runtime(_) => 3,
+            Recipe::Runtime(_) => 4,
             Recipe::Payload(_) => 3,
             Recipe::Initrd(_) => 1,
             Recipe::Filesystem(_) => 1,

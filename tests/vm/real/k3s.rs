@@ -29,6 +29,11 @@ const CARRIED: &str = "\n[[workload]]\nname = \"weights\"\nrequired = true\n\
 /// The nodes, the pods, what was imported at this start, and what containerd keeps: blobs by number and MiB, and when its
 /// youngest was written.
 const TELL: &str = r#"
+# On a machine this slow k3s loses its own lease at times, and starts again.
+until kubectl wait --for=condition=Ready --timeout=60s nodes --all && kubectl wait --for=condition=Ready --timeout=60s pods --all; do
+    sleep 2
+done >/dev/null 2>&1
+systemctl show --property NRestarts k3s.service
 kubectl get nodes --no-headers -o wide | sed 's/^/node /'
 kubectl get pods -A --no-headers -o wide | sed 's/^/pod /'
 journalctl -b -u k3s.service -o cat | grep -iE 'import(ing|ed) ' | sed 's/^/log /'

@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     put("tar", "gnu", &gnu_tar()?)?;
     put("secrets", "tar", &tar)?;
     let mut initrd = vec![];
-    cpio::write(&tree, EPOCH, &mut initrd)?;
+    cpio::write(&tree_of([("etc/motd", Node::text("a\n", 0o644))])?, EPOCH, &mut initrd)?;
     put("secrets", "initrd", &initrd)?;
     let control = Node::text("Package: a\nVersion: 1\nConffiles:\n /etc/a 0\n", 0o644);
     let control = tar_of(&tree_of([
