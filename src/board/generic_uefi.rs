@@ -9,5 +9,6 @@ pub const BOARD: Board = Board {
     packages: &[],
     components: &[],
     kept: &[],
+    modules: &[],
     esp: |_, _| Ok(Tree::new()),
 };

@@ -7,12 +7,14 @@
 //! | board | from power on to systemd-boot | on the ESP beside it |
 //! |---|---|---|
 //! | `generic-uefi` | the machine's own UEFI firmware | nothing |
+//! | `jetson-orin` | NVIDIA's UEFI firmware in the module's flash | nothing; the kernel is the profile's |
 //! | `raspberry-pi` | EEPROM → (Pi 4: `start4.elf`) → U-Boot, whose EFI loader starts it | firmware, device trees, `config.txt`, U-Boot |
 //!
 //! Another board is another file here and an entry in the list. What a profile may ask of one is `profile`'s to check. Knows
 //! no profile, no disk and no cache.
 
 mod generic_uefi;
+mod jetson_orin;
 mod raspberry_pi;
 
 use crate::tree::Tree;
@@ -29,6 +31,9 @@ pub struct Board {
     pub components: &'static [&'static str],
     /// What of the packages is kept: paths below these directories.
     pub kept: &'static [&'static str],
+    /// Kernel modules that its disks need beside those of any machine; a kernel that has one built in or not at all is
+    /// right as well.
+    pub modules: &'static [&'static str],
     /// The files of the ESP: from what was kept of the packages, and from the operating system's tree.
     ///
     /// # Errors
@@ -37,7 +42,7 @@ pub struct Board {
 }
 
 /// Every board.
-const ALL: [&Board; 2] = [&generic_uefi::BOARD, &raspberry_pi::BOARD];
+const ALL: [&Board; 3] = [&generic_uefi::BOARD, &jetson_orin::BOARD, &raspberry_pi::BOARD];
 
 /// The board that a profile calls `name`.
 pub fn named(name: &str) -> Option<&'static Board> {

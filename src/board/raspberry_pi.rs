@@ -44,6 +44,7 @@ pub const BOARD: Board = Board {
     packages: &["u-boot-rpi"],
     components: &["non-free-firmware"],
     kept: &["usr/lib/raspi-firmware", "usr/lib/u-boot/rpi_arm64", "usr/share/doc/raspi-firmware"],
+    modules: &[],
     esp,
 };
 

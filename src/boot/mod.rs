@@ -4,6 +4,7 @@
 //! with what they load: [`elf`], [`modules`]), [`slot`] (what the initrd must know of one build), [`cmdline`], and the
 //! [`uki`] that holds them all. An installer's has [`installer`] in the slot's place. [`shim`] has what comes before the boot
 //! loader on machines whose firmware keeps keys of others.
+//! [`uki`] that holds them all, with a [`devicetree`] where the profile names one. An installer's has [`installer`] in the slot's place.
 //!
 //! # Which slot starts
 //!
@@ -37,6 +38,7 @@
 
 pub mod authenticode;
 pub mod cmdline;
+pub mod devicetree;
 pub mod elf;
 pub mod initrd;
 pub mod installer;
@@ -55,14 +57,18 @@ use crate::model::Arch;
 /// composes the initrd.
 const INITRAMFS_GENERATORS: [&str; 3] = ["tiny-initramfs", "initramfs-tools", "dracut"];
 
-/// Packages that the way from firmware to a running system is made of, added to those that the profile `asks` for.
-pub fn implied_packages(arch: Arch, asks: &[String]) -> Vec<&'static str> {
-    let kernel = match arch {
+/// The archive's own kernel.
+pub fn kernel_package(arch: Arch) -> &'static str {
+    match arch {
         Arch::Amd64 => "linux-image-amd64",
         Arch::Arm64 => "linux-image-arm64",
-    };
+    }
+}
+
+/// Packages that the way from firmware to a running system is made of, beside a kernel, added to those that the profile
+/// `asks` for.
+pub fn implied_packages(asks: &[String]) -> Vec<&'static str> {
     let mut packages = vec![
-        kernel,
         "systemd",
         "systemd-sysv",
         "systemd-boot",     // bless-boot
@@ -94,7 +100,7 @@ mod tests {
     fn one_initramfs_generator_is_asked_for() {
         let generators = |asks: &[&str]| {
             let asks: Vec<String> = asks.iter().map(|s| s.to_string()).collect();
-            let implied = implied_packages(Arch::Amd64, &asks);
+            let implied = implied_packages(&asks);
             implied.into_iter().filter(|p| INITRAMFS_GENERATORS.contains(p)).collect::<Vec<_>>()
         };
         assert_eq!(generators(&["curl"]), ["tiny-initramfs"]);

@@ -69,6 +69,9 @@ pub const ESSENTIAL: &[&str] = &[
     "tpm_crb",
 ];
 
+/// What a kernel must have, built in or as a module: without one of them no image of forge's starts.
+pub const REQUIRED: &[&str] = &["dm_mod", "dm_verity", "erofs", "overlay", "ext4", "vfat", "loop"];
+
 /// depmod's indices of the copies that kmod and udev read.
 pub const INDICES: &[&str] = &[
     "modules.alias.bin",

@@ -1,6 +1,6 @@
 //! Unified kernel images: kernel, initrd and command line in one file that UEFI starts and one signature covers.
 //!
-//! UAPI.5: sections `.osrel`, `.cmdline`, `.uname`, `.splash`, `.initrd`, `.linux` behind systemd's boot stub. The command
+//! UAPI.5: sections `.osrel`, `.cmdline`, `.uname`, `.splash`, `.dtb`, `.initrd`, `.linux` behind systemd's boot stub. The command
 //! line names the root hashes, so it is written after the hash trees and signed after both. Knows no keys and no ESP.
 
 use super::pe::{Pe, PeError};
@@ -33,6 +33,8 @@ pub struct UkiSpec {
     pub linux: Content,
     /// Initrds, which the kernel unpacks one over the other: microcode first, uncompressed.
     pub initrds: Vec<Content>,
+    /// A flattened device tree, in the place of the firmware's.
+    pub devicetree: Option<Content>,
     /// A BMP picture.
     pub splash: Option<Content>,
     /// SBAT text, for a stub that has none of its own.
@@ -59,6 +61,9 @@ pub fn write(spec: &UkiSpec, out: &File) -> Result<u64, PeError> {
     sections.push((".uname", text(&spec.uname)));
     if let Some(splash) = &spec.splash {
         sections.push((".splash", vec![splash.clone()]));
+    }
+    if let Some(devicetree) = &spec.devicetree {
+        sections.push((".dtb", vec![devicetree.clone()]));
     }
     sections.push((".initrd", spec.initrds.clone()));
     // Last, as ukify has it: nothing may lie in memory behind a kernel that unpacks itself in place.
@@ -167,6 +172,7 @@ mod tests {
             uname: "6.12.0-amd64".into(),
             linux: vec![3; 9000].into(),
             initrds: vec![vec![1; 6].into(), vec![2; 6].into()],
+            devicetree: None,
             splash: None,
             sbat: None,
         }

@@ -163,7 +163,7 @@ pub fn releases(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches the models and charts of `plan`, as far as they are not here.
+/// Fetches the models, charts and packages of a profile's own of `plan`, as far as they are not here.
 ///
 /// # Errors
 /// [`Kind::Fetch`] and [`Kind::Verify`], naming the place.
@@ -173,11 +173,11 @@ pub fn remotes(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
             Recipe::Payload(payload) => Some(payload),
             _ => None,
         });
-    let firmware =
-        plan.steps.iter().filter(|s| !env.cache.contains(&s.key)).filter_map(|s| match &s.recipe {
-            Recipe::Firmware(firmware) => firmware.source,
-            _ => None,
-        });
+    let debs = plan.steps.iter().filter(|s| !env.cache.contains(&s.key)).filter_map(|s| match &s.recipe {
+        Recipe::Firmware(firmware) => firmware.source,
+        Recipe::Rootfs(rootfs) => rootfs.kernel,
+        _ => None,
+    });
     let wanted: BTreeSet<Digest> = payloads
         .flat_map(|p| {
             let models = p.models.iter().flat_map(|m| &m.files).map(|f| f.digest);
@@ -187,7 +187,7 @@ pub fn remotes(plan: &Plan, lock: &Lock, env: &Env<'_>) -> anyhow::Result<()> {
             });
             models.chain(disks).chain(p.charts.iter().map(|c| c.package))
         })
-        .chain(firmware)
+        .chain(debs)
         .filter(|digest| !env.blobs.has(*digest))
         .collect();
     let charts = lock.charts.iter().filter(|c| !c.from.is_empty()).map(LockedChart::remote);

@@ -1,4 +1,5 @@
-//! A profile's board: what must be locked for it, and the step that makes its files on the ESP.
+//! A profile's board: what must be locked for it, and the step that makes its files on the ESP; and packages that the
+//! profile gives in the place of the archive's.
 
 use super::compose::{Composer, PlanError, not_built, package};
 use super::{Firmware, Recipe, StepId};
@@ -43,12 +44,13 @@ impl Composer<'_> {
             })?;
             found.push(package(locked, std::slice::from_ref(&name)));
         }
-        let source = self.board_firmware(&wanted.board_firmware)?;
+        let source = self.deb("image.board-firmware", &wanted.board_firmware)?;
         let firmware = Firmware { board: board.name.into(), os: os.clone(), packages: found, source };
         Ok(Some(self.step(arch, "firmware", Recipe::Firmware(firmware))))
     }
 
-    fn board_firmware(&self, origin: &profile::Origin) -> Result<Option<Digest>, PlanError> {
+    /// The .deb that the profile's `key` gives in the place of the archive's package.
+    pub(super) fn deb(&self, key: &str, origin: &profile::Origin) -> Result<Option<Digest>, PlanError> {
         match origin {
             Origin::Release => Ok(None),
             Origin::File(path) => self.locked(path).map(Some),
@@ -58,7 +60,7 @@ impl Composer<'_> {
                 match &remote.files[..] {
                     [file] if !file.unpack => Ok(Some(file.digest)),
                     files => Err(PlanError::Unfit(format!(
-                        "`image.board-firmware`: {origin} has {} files, not one that is a package",
+                        "`{key}`: {origin} has {} files, not one that is a package",
                         files.len()
                     ))),
                 }

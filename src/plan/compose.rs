@@ -1,7 +1,11 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
 use super::*;
+<<<<<<< HEAD
 use super::{distribution, fit, shim};
+=======
+use super::{board, distribution, fit};
+>>>>>>> orin
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::disk::order::{After, DiskRule};
@@ -140,7 +144,8 @@ impl Composer<'_> {
         if wanted.agent.kind == AgentKind::Palette {
             return Err(PlanError::Palette);
         }
-        let packages = self.rootfs(arch, "packages", OS_SET, Purpose::Os)?;
+        let kernel = self.deb("image.kernel", &wanted.kernel)?;
+        let packages = self.rootfs(arch, "packages", OS_SET, Purpose::Os, kernel)?;
         let os = self.step(arch, "os", Recipe::Os(Os { packages }));
         let payload = self.payload(arch, wanted)?;
         let mut layers = vec![(LayerName::Os, os.clone())];
@@ -187,13 +192,14 @@ impl Composer<'_> {
         name: &str,
         set: &str,
         purpose: Purpose,
+        kernel: Option<Digest>,
     ) -> Result<StepId, PlanError> {
         let request = self.lock.set(set, arch).map(|s| &*s.request).unwrap_or_default();
         let packages: Vec<Package> = self.lock.packages_of(set, arch).map(|p| package(p, request)).collect();
         if packages.is_empty() {
             return Err(PlanError::NotLocked(format!("packages of {set} for {arch}")));
         }
-        Ok(self.step(arch, name, Recipe::Rootfs(Rootfs { arch, packages, purpose })))
+        Ok(self.step(arch, name, Recipe::Rootfs(Rootfs { arch, packages, kernel, purpose })))
     }
 
     pub(super) fn locked(&self, path: &str) -> Result<Digest, PlanError> {
@@ -272,7 +278,8 @@ impl Composer<'_> {
         target: &mut Target,
     ) -> Result<(), PlanError> {
         let (name, version) = (self.profile.name().to_string(), self.version.clone());
-        let initrd = self.step(arch, "initrd", Recipe::Initrd(Initrd { arch, os: os.clone() }));
+        let modules = board::of(wanted, arch)?.modules.iter().map(|m| m.to_string()).collect();
+        let initrd = self.step(arch, "initrd", Recipe::Initrd(Initrd { arch, os: os.clone(), modules }));
         let root = self.step(arch, "root", Recipe::Filesystem(Filesystem { layers, label: "root".into() }));
         let payload = payload.map(|p| {
             self.step(
@@ -287,6 +294,7 @@ impl Composer<'_> {
             initrd: initrd.clone(),
             root: root.clone(),
             payload: payload.clone(),
+            devicetree: wanted.devicetree.as_ref().map(|t| t.as_str().into()),
             kernel_args: wanted.os.kernel_args.iter().map(|a| a.as_str().into()).collect(),
             name: name.clone(),
             version: version.clone(),
@@ -371,6 +379,7 @@ impl Composer<'_> {
                 profile::AfterInstall::Reboot => After::Reboot,
             },
             url: install.url.as_ref().map(|u| u.as_str().into()),
+            devicetree: wanted.devicetree.as_ref().map(|t| t.as_str().into()),
             kernel_args: wanted.os.kernel_args.iter().map(|a| a.as_str().into()).collect(),
             name: self.profile.name().to_string(),
             version: self.version.clone(),

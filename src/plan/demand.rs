@@ -61,7 +61,12 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
             PackageSet { name, arch, base: base.clone(), variant, request, components: vec![] }
         };
         let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
-        os.extend(boot::implied_packages(arch, &os).into_iter().map(String::from).collect::<Vec<_>>());
+        os.extend(boot::implied_packages(&os).into_iter().map(String::from).collect::<Vec<_>>());
+        match wanted.kernel {
+            Origin::Release => os.push(boot::kernel_package(arch).into()),
+            // What a kernel's package needs, whoever made it.
+            _ => os.push("linux-base".into()),
+        }
         if profile.enroll.mode != EnrollMode::None {
             os.extend(site::enrolling_packages().iter().map(|p| p.to_string()));
         }
@@ -125,7 +130,7 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
         let reference = |disk: &&Origin| disk.to_string().trim_start_matches("oci:").to_string();
         demand.images.extend(images.iter().map(|disk| (reference(disk), arch)));
         let models = wanted.workload.iter().filter_map(|w| w.model.as_ref()).map(|m| &m.source);
-        for origin in models.chain(disks).chain([&wanted.board_firmware]) {
+        for origin in models.chain(disks).chain([&wanted.board_firmware, &wanted.kernel]) {
             match origin {
                 Origin::Url(_) | Origin::Oci(_) => demand.remotes.push(origin.to_string()),
                 Origin::File(path) => {

@@ -137,14 +137,16 @@ fn carried(wanted: &ArchProfile, lock: &Lock, arch: Arch) -> Carried {
     }
     let models = wanted.workload.iter().filter_map(|w| w.model.as_ref()).map(|m| &m.source);
     let disks = wanted.workload.iter().filter_map(|w| w.vm.as_ref()).map(|vm| &vm.disk);
-    for origin in models.chain(disks) {
+    let kernel = [(&wanted.kernel, false)];
+    let data = models.chain(disks).map(|origin| (origin, true));
+    for (origin, payload) in data.chain(kernel) {
         let source = origin.to_string();
         let remote = lock.remote(&source).into_iter().flat_map(|r| &r.files);
-        remote.for_each(|f| add(f.digest, f.size.0, &source, true));
+        remote.for_each(|f| add(f.digest, f.size.0, &source, payload));
         if let Origin::File(path) = origin {
             let below =
                 |f: &&crate::lock::LockedFile| f.path == *path || f.path.starts_with(&format!("{path}/"));
-            lock.files.iter().filter(below).for_each(|f| add(f.digest, f.size.0, &source, true));
+            lock.files.iter().filter(below).for_each(|f| add(f.digest, f.size.0, &source, payload));
         }
     }
     carried

@@ -22,7 +22,8 @@ impl Composer<'_> {
         let mut containers = vec![];
         for container in &wanted.container {
             let name = container.name.as_str();
-            let rootfs = self.rootfs(arch, &container_set(name), &container_set(name), Purpose::Container)?;
+            let rootfs =
+                self.rootfs(arch, &container_set(name), &container_set(name), Purpose::Container, None)?;
             containers.push(Container {
                 name: name.into(),
                 rootfs,

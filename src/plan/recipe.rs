@@ -61,6 +61,9 @@ pub struct Rootfs {
     pub arch: Arch,
     /// The packages, sorted by name.
     pub packages: Vec<Package>,
+    /// A kernel's .deb that the profile gives in the place of the archive's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Digest>,
     /// What the tree is for.
     pub purpose: Purpose,
 }

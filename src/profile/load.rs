@@ -312,6 +312,8 @@ impl From<Document> for ArchProfile {
             disk_formats: image.disk_formats,
             board: image.board,
             board_firmware: image.board_firmware,
+            kernel: image.kernel,
+            devicetree: image.devicetree,
             install,
             os,
             kubernetes,

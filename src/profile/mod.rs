@@ -74,6 +74,12 @@ pub struct ArchProfile {
     /// Where the package with the board's own firmware is from.
     #[serde(skip_serializing_if = "is_release")]
     pub board_firmware: Origin,
+    /// Where the kernel is from.
+    #[serde(skip_serializing_if = "is_release")]
+    pub kernel: Origin,
+    /// One of the kernel's device trees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devicetree: Option<DeviceTree>,
     /// How an installer works.
     pub install: Install,
     /// The operating system.
@@ -159,6 +165,7 @@ impl Profile {
             arch.kubernetes.source = Origin::Release;
             arch.agent.source = Origin::Release;
             arch.board_firmware = Origin::Release;
+            arch.kernel = Origin::Release;
         }
 
         Digest::of(serde_json::to_vec(&profile).expect("a profile holds nothing that JSON cannot"))

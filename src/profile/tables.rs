@@ -72,6 +72,10 @@ table! {
         pub board: Board = Board::GenericUefi,
         /// Where the package with the board's own firmware is from: a .deb. By default the base's archive has it.
         pub board_firmware: Origin = Origin::Release,
+        /// Where the kernel is from: a .deb, as `make bindeb-pkg` writes it. By default the base's archive has it.
+        pub kernel: Origin = Origin::Release,
+        /// One of the kernel's device trees, for the kernel to see in the place of the firmware's.
+        pub devicetree: Option<DeviceTree> = None,
     }
 }
 

@@ -115,3 +115,120 @@ fn a_raspberry_pi_finds_its_vendors_files() {
         "what is given is not locked too"
     );
 }
+
+/// Debian's own Python, which has its packages; another one in PATH has not.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Prints a section's bytes, by the reader that ukify has (pefile): binutils of one architecture know no other's images.
+const SECTION: &str = "\
+import pefile, sys
+image = pefile.PE(sys.argv[1], fast_load=True)
+found, = [s for s in image.sections if s.Name.rstrip(b'\\0').decode() == sys.argv[2]]
+sys.stdout.buffer.write(found.get_data()[:found.Misc_VirtualSize])";
+
+/// A kernel of the profile's own starts the device, and shows its own tree: Debian's, with the tree of an older Jetson, stands
+/// in for one that is built for an Orin, which no archive has.
+#[test]
+fn a_jetson_orin_takes_kernel_and_device_tree_of_its_profile() {
+    let Some(shared) = shared() else { return };
+    let (Some(fdtget), Some(mcopy)) = (support::tool("fdtget"), support::tool("mcopy")) else {
+        return;
+    };
+    let scratch = shared.scratch();
+    let dir = scratch.path();
+    let profile = shared.source_in(dir).with_file_name("jetson-orin.toml");
+    let cache = shared.cache();
+    // Brings the archive's kernel, as another test needs it too.
+    let donor = profile.with_file_name("raspberry-pi.toml");
+    ok(forge(&cache).arg("build").arg(&donor).arg("--out").arg(dir.join("dist")));
+    let lock = std::fs::read_to_string(profile.with_file_name("raspberry-pi.toml.lock")).unwrap();
+    let lock = Lock::from_text(&lock).unwrap();
+    let kernel = lock.packages.iter().find(|p| p.name.starts_with("linux-image-6")).unwrap();
+    let deb = deb(&cache, kernel);
+    std::fs::copy(&deb, profile.with_file_name("kernel.deb")).unwrap();
+    let worked = std::fs::read_to_string(&profile).unwrap();
+    let line = |key: &str| worked.lines().find(|l| l.starts_with(&format!("{key} = "))).unwrap();
+    let tree = "nvidia/tegra210-p3450-0000.dtb";
+    let own = worked.replace(line("kernel"), "kernel = \"file:kernel.deb\"");
+    let build = || {
+        let mut command = forge(&cache);
+        command.args(["--json", "build"]).arg(&profile).arg("--out").arg(dir.join("dist"));
+        command
+    };
+
+    // The tree that the worked profile names is not in Debian's kernel: the reason why the board asks for another.
+    std::fs::write(&profile, &own).unwrap();
+    let told = refused(&mut build(), 2);
+    let release = kernel.name.trim_start_matches("linux-image-");
+    let said = format!("kernel {release} has no device tree `nvidia/tegra234-p3768-0000+p3767-0005.dtb`");
+    assert!(told.contains(&said) && told.contains(tree), "{told}");
+
+    std::fs::write(&profile, own.replace(line("devicetree"), &format!("devicetree = \"{tree}\""))).unwrap();
+    let told = ok(&mut build());
+    let release = events(&told, "release")[0]["dir"].as_str().unwrap().to_string();
+    ok(forge(&cache).args(["verify", &release, "--key"]).arg(shared.key()));
+    let lock = std::fs::read_to_string(profile.with_file_name("jetson-orin.toml.lock")).unwrap();
+    let lock = Lock::from_text(&lock).unwrap();
+    assert!(
+        !lock.packages.iter().any(|p| p.name.starts_with("linux-image")),
+        "what is given is not locked too"
+    );
+    assert_eq!(lock.file("kernel.deb").unwrap().digest, kernel.digest);
+
+    // The disk is every other machine's: what NVIDIA's firmware reads of it is the ESP, by its removable path.
+    let raw = dir.join("disk.raw");
+    forge::run::disk::unpack(&Path::new(&release).join("arm64/disk.raw.zst"), &raw, 0).unwrap();
+    let disk = DiskImage::open(Content::of_file(Arc::new(File::open(&raw).unwrap())).unwrap()).unwrap();
+    let first = &disk.table().partitions[0];
+    assert_eq!((first.type_guid, first.offset), (PartitionType::Esp.guid(), 1 << 20));
+    let volume = format!("{}@@{}", raw.display(), first.offset);
+    let (loader, image) = (dir.join("loader.efi"), dir.join("forge.efi"));
+    let copy = |from: &str, to: &Path| ok(Command::new(&mcopy).args(["-no", "-i", &volume, from]).arg(to));
+    copy("::/EFI/BOOT/BOOTAA64.EFI", &loader);
+    copy("::/EFI/Linux/*.efi", &image);
+    assert_eq!(std::fs::read(&loader).unwrap()[..2], *b"MZ");
+
+    // Each section by a foreign reader, against the package.
+    let section = |name: &str| {
+        let out = Command::new(PYTHON).args(["-c", SECTION]).arg(&image).arg(name).output().unwrap();
+        assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+        out.stdout
+    };
+    let found = section(".dtb");
+    let given = of_package(&deb, &format!("usr/lib/{}/{tree}", kernel.name));
+    let length = given.len();
+    assert_eq!(found[..4], [0xd0, 0x0d, 0xfe, 0xed]);
+    assert_eq!(
+        found[4..8],
+        u32::try_from(length * 4).unwrap().to_be_bytes(),
+        "room for what firmware fills in"
+    );
+    assert!(found[8..length] == given[8..] && found[length..].iter().all(|byte| *byte == 0));
+    let dtb = dir.join("read.dtb");
+    std::fs::write(&dtb, &found[..length * 4]).unwrap();
+    let model = ok(Command::new(&fdtget).arg(&dtb).args(["/", "compatible"]));
+    assert!(model.contains("nvidia,p3450-0000"), "{model}");
+    let linux = of_package(
+        &deb,
+        &format!("boot/vmlinuz-{release}", release = kernel.name.trim_start_matches("linux-image-")),
+    );
+    assert!(section(".linux")[..linux.len()] == linux[..]);
+    let cmdline = String::from_utf8(section(".cmdline")).unwrap();
+    assert!(cmdline.contains("console=ttyTCU0,115200") && cmdline.contains("roothash="), "{cmdline}");
+
+    // A kernel for another architecture, and a package that is none.
+    for (name, why) in [("linux-image-6", "is for amd64, not arm64"), ("kmod", "no kernel's")] {
+        let of = if name == "kmod" {
+            &lock
+        } else {
+            &Lock::from_text(
+                &std::fs::read_to_string(format!("{}.lock", shared.profile().display())).unwrap(),
+            )
+            .unwrap()
+        };
+        let other = of.packages.iter().find(|p| p.name.starts_with(name)).unwrap();
+        std::fs::copy(self::deb(&cache, other), profile.with_file_name("kernel.deb")).unwrap();
+        let told = refused(&mut build(), 2);
+        assert!(told.contains(why) && told.contains("make bindeb-pkg"), "{told}");
+    }
+}

@@ -412,6 +412,7 @@ pub fn uki(dir: &Path, cmdline: &str) -> Vec<u8> {
         uname: "6.12.0".into(),
         linux: bytes(500_000, 1).into(),
         initrds: vec![bytes(70_001, 2).into(), bytes(30, 3).into()],
+        devicetree: None,
         splash: None,
         sbat: Some("sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n".into()),
     };

@@ -243,6 +243,7 @@ fn a_validator_refuses_by_the_schema_what_is_wrong_in_itself() {
         "file-twice",
         "gitops",
         "helm-source",
+        "image-devicetree-amd64",
         "kubeedge",
         "kubernetes-config", // its dates and numbers that are none have no like in JSON
         "kubernetes-version-missing",

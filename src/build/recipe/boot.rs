@@ -3,15 +3,17 @@
 use super::{Kitchen, disk};
 use crate::boot::cmdline::{self, CommandLineSpec};
 use crate::boot::initrd::{self, InitrdSpec};
+use crate::boot::modules::{self, Modules};
 use crate::boot::slot::{self, SlotPart, SlotSpec, Volume};
 use crate::boot::uki::{self, UkiSpec};
-use crate::boot::{os_release, root};
+use crate::boot::{devicetree, os_release, root};
 use crate::build::cache::Entry;
 use crate::disk::gpt::PartitionType;
+use crate::error::{Kind, Mark as _};
 use crate::model::{Arch, Digest, Guid};
 use crate::plan::{Initrd, Uki};
 use crate::tree::{Content, Tree, cpio};
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use std::io::Write;
 
 /// zstd's level for the initrd. Higher levels shrink it by 6 % at five times the time.
@@ -21,8 +23,11 @@ const LEVEL: i32 = 3;
 pub fn initrd(spec: &Initrd, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let os = kitchen.tree(&spec.os)?;
     let kernel = root::kernel_release(&os)?;
-    let tree =
-        initrd::compose(&os, &InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules: vec![] })?;
+    let has = Modules::read(&os, &kernel)?;
+    let lacks: Vec<&str> = modules::REQUIRED.iter().copied().filter(|name| !has.has(name)).collect();
+    ensure!(lacks.is_empty(), "kernel {kernel} has neither built in nor as a module: {}", lacks.join(", "));
+    let modules = spec.modules.iter().filter(|name| has.has(name)).cloned().collect();
+    let tree = initrd::compose(&os, &InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules })?;
     archive(&tree, kitchen, kitchen.stage.create("initrd.zst")?)?;
     kitchen.stage.hash("initrd.zst")?;
     kitchen.stage.fact("kernel", kernel);
@@ -66,6 +71,7 @@ pub fn uki(spec: &Uki, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         name: &spec.name,
         version: &spec.version,
         kernel,
+        devicetree: spec.devicetree.as_deref(),
         cmdline,
         initrds: vec![kitchen.content(&spec.initrd, "initrd.zst")?, Content::from(slot)],
     };
@@ -79,6 +85,8 @@ pub(super) struct Parts<'a> {
     pub version: &'a str,
     /// The kernel's release.
     pub kernel: String,
+    /// The name of one of the kernel's device trees.
+    pub devicetree: Option<&'a str>,
     pub cmdline: String,
     /// The kernel unpacks them one over the other.
     pub initrds: Vec<Content>,
@@ -87,6 +95,11 @@ pub(super) struct Parts<'a> {
 /// Writes `forge.efi`: the one place where a kernel image, a device's or an installer's, is put together.
 pub(super) fn kernel_image(parts: Parts<'_>, os: &Tree, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let (stub, _) = root::loader(os, parts.arch)?;
+    let devicetree = |name: &str| -> anyhow::Result<Content> {
+        let tree = devicetree::find(os, &parts.kernel, name)?;
+        devicetree::with_room(tree).with_context(|| format!("taking device tree `{name}`"))
+    };
+    let devicetree = parts.devicetree.map(devicetree).transpose().kind(Kind::Input)?;
     let image = UkiSpec {
         stub: stub.clone(),
         os_release: os_release::compose(os, parts.name, Some(parts.version))?,
@@ -94,6 +107,7 @@ pub(super) fn kernel_image(parts: Parts<'_>, os: &Tree, kitchen: &mut Kitchen<'_
         linux: root::kernel(os, &parts.kernel)?.clone(),
         uname: parts.kernel,
         initrds: parts.initrds,
+        devicetree,
         splash: None,
         sbat: None,
     };

@@ -48,6 +48,7 @@ pub fn kernel_image(spec: &Installer, kitchen: &mut Kitchen<'_>) -> anyhow::Resu
         name: &spec.name,
         version: &spec.version,
         kernel,
+        devicetree: spec.devicetree.as_deref(),
         cmdline: cmdline.clone(),
         initrds: vec![kitchen.content(&spec.initrd, "initrd.zst")?, Content::from(archive)],
     };

@@ -15,6 +15,9 @@ pub struct Initrd {
     pub arch: Arch,
     /// The tree that it is taken from.
     pub os: StepId,
+    /// Modules that the board's disks need, as far as the kernel has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
 }
 
 /// A read-only file system and its verity tree.
@@ -41,6 +44,9 @@ pub struct Uki {
     pub root: StepId,
     /// The payload, whose hash goes in too.
     pub payload: Option<StepId>,
+    /// The name of the kernel's device tree that it carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devicetree: Option<String>,
     /// Further arguments of the kernel.
     pub kernel_args: Vec<String>,
     /// Site, in os-release.
@@ -203,6 +209,9 @@ pub struct Installer {
     pub after: After,
     /// Where a network boot fetches the image from.
     pub url: Option<String>,
+    /// The name of the kernel's device tree that it carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devicetree: Option<String>,
     /// Further arguments of the kernel.
     pub kernel_args: Vec<String>,
     /// Site.

@@ -18,15 +18,13 @@ impl Check<'_, '_> {
             return;
         }
         if board == "jetson-orin" {
-            let fault = Fault::new(
-                place,
-                format!(
-                    "`{board}` needs its vendor's kernel, modules and device tree, which forge does not take yet"
-                ),
-                "\"generic-uefi\" is for machines that Debian's own kernel drives",
-            );
-            self.fault(fault);
-            return;
+            // No distribution's kernel drives its chip: trixie's is built without it.
+            let example = "\"https://…/linux-image-….deb\", a kernel built for Tegra234";
+            self.needed("image", &[("kernel", example)], &format!("board `{board}`"), place);
+        }
+        if arch == Arch::Amd64 {
+            let because = self.place(&["image", "arch"]);
+            self.pointless("image", &["devicetree"], &format!("{arch}, which has ACPI"), because);
         }
         if board != "raspberry-pi" {
             self.pointless("image", &["board-firmware"], &format!("board `{board}`"), place);

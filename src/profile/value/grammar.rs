@@ -85,6 +85,14 @@ pub fn is_git_url(s: &str) -> bool {
     }
 }
 
+/// `nvidia/tegra234-p3768-0000+p3767-0005.dtb`: at most a path's worth, and nothing that leads upwards.
+pub fn is_device_tree(s: &str) -> bool {
+    let part = |p: &str| {
+        spelled(p, alphanumeric, |c| alphanumeric(c) || matches!(c, b',' | b'_' | b'.' | b'+' | b'-'))
+    };
+    s.len() <= 128 && s.ends_with(".dtb") && s.split('/').all(part)
+}
+
 /// `spec.brokers[].image`, at most as deep as objects are.
 pub fn is_field_path(s: &str) -> bool {
     let key = |k: &str| spelled(k, alphanumeric, |c| alphanumeric(c) || matches!(c, b'_' | b'-'));

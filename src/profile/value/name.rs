@@ -22,6 +22,9 @@ word! {
     KernelArg: "a kernel argument", r"^[!#-&(-~]+$",
         "one word of printable ASCII without quotes, such as `console=ttyS0`",
         |s| (1..=512).contains(&s.len()) && s.bytes().all(|c| c.is_ascii_graphic() && c != b'"' && c != b'\'');
+    /// The name of a device tree, as the kernel's sources have it: the vendor's folder and the file.
+    DeviceTree: "a device tree", r"^[0-9A-Za-z][0-9A-Za-z,_.+-]*(/[0-9A-Za-z][0-9A-Za-z,_.+-]*)*\.dtb$",
+        "folder and file, such as `nvidia/tegra234-p3768-0000+p3767-0005.dtb`", is_device_tree;
     /// The name of a kernel module.
     ModuleName: "a kernel module", "^[a-z0-9][a-z0-9_-]*$",
         "lowercase letters, digits, `_` and `-`, such as `dm_crypt`",
