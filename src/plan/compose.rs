@@ -1,11 +1,7 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
 use super::*;
-<<<<<<< HEAD
-use super::{distribution, fit, shim};
-=======
-use super::{board, distribution, fit};
->>>>>>> orin
+use super::{board, distribution, fit, shim};
 use crate::boot::slot::Volume;
 use crate::disk::format::Format;
 use crate::disk::order::{After, DiskRule};
