@@ -129,6 +129,7 @@ sys.stdout.buffer.write(found.get_data()[:found.Misc_VirtualSize])";
 /// A kernel of the profile's own starts the device, and shows its own tree: Debian's, with the tree of an older Jetson, stands
 /// in for one that is built for an Orin, which no archive has.
 #[test]
+#[ignore = "hack/e2e orin: another system configured under emulation, which takes minutes"]
 fn a_jetson_orin_takes_kernel_and_device_tree_of_its_profile() {
     let Some(shared) = shared() else { return };
     let (Some(fdtget), Some(mcopy)) = (support::tool("fdtget"), support::tool("mcopy")) else {
