@@ -34,6 +34,7 @@ until kubectl wait --for=condition=Ready --timeout=60s nodes --all && kubectl wa
     sleep 2
 done >/dev/null 2>&1
 systemctl show --property NRestarts k3s.service
+journalctl -b -u k3s.service -o cat | grep -E 'level=fatal|^F[0-9]|leaderelection lost' | sed 's/^/end /'
 kubectl get nodes --no-headers -o wide | sed 's/^/node /'
 kubectl get pods -A --no-headers -o wide | sed 's/^/pod /'
 journalctl -b -u k3s.service -o cat | grep -iE 'import(ing|ed) ' | sed 's/^/log /'
