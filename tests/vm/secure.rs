@@ -6,7 +6,6 @@ use crate::vm::{Opts, Vm};
 use forge::boot::authenticode;
 use forge::disk::DiskImage;
 use forge::disk::gpt::PartitionType;
-use forge::run::qemu::Medium;
 use forge::sign::KeyRef;
 use forge::sign::rsa::BootSigner;
 use forge::tree::Content;
@@ -23,10 +22,9 @@ pub const REFUSAL: Duration = Duration::from_secs(180);
 fn only_what_the_owners_key_signed_is_started() {
     let Some((_, opts)) = given() else { return };
     let Some(shared) = fixture::shared() else { return };
-    let Some(programs) = crate::joins::programs() else { return };
     let opts = Opts { secure_boot: true, ports: vec![], ..opts };
     let dir = shared.scratch();
-    let (release, key) = signed(shared, dir.path(), &programs);
+    let (release, key) = signed(shared, dir.path());
     let disk = dir.path().join("device.raw");
     forge::run::disk::unpack(&release.join("amd64/disk.raw.zst"), &disk, DISK).unwrap();
 
@@ -70,44 +68,10 @@ fn only_what_the_owners_key_signed_is_started() {
     let mut refused = Vm::boot(&disk, &opts);
     refused.wait_for("Access Denied", REFUSAL);
     assert!(!refused.has_said("Linux version"));
-    drop(refused);
-    installs(&release, &disk, dir.path(), &opts);
 }
 
-/// The installer of `release` under the keys that the firmware of `device` took, and what it installs.
-fn installs(release: &Path, device: &Path, dir: &Path, opts: &Opts) {
-    let own = dir.join("own.raw");
-    forge::run::disk::empty(&own, DISK).unwrap();
-    std::fs::copy(device.with_extension("vars"), own.with_extension("vars")).unwrap();
-    let stick = |iso: PathBuf| Opts { medium: Some(Medium::Stick(iso)), ..opts.clone() };
-    let iso = release.join("amd64/installer.iso");
-
-    let changed = dir.join("changed.iso");
-    std::fs::copy(&iso, &changed).unwrap();
-    let loader = "EFI/BOOT/BOOTX64.EFI";
-    let mut kernel = Esp::of(&changed).read(loader);
-    let at = kernel.windows(9).position(|w| w == b"forge.ins").unwrap();
-    kernel[at] ^= 1;
-    Esp::of(&changed).write(loader, &kernel);
-    let mut refused = Vm::boot(&own, &stick(changed));
-    refused.wait_for("Access Denied", REFUSAL);
-    assert!(!refused.has_said("Linux version"));
-    println!("a changed installer: refused");
-    drop(refused);
-
-    let mut box_ = Vm::boot(&own, &stick(iso));
-    let took = box_.wait_for("forge: installed: quickstart", BOOT);
-    println!("installed under Secure Boot after {took:.0?}");
-    assert!(box_.has_said("Secure boot enabled"), "{}", box_.console.tail());
-    box_.wait_for_end(BOOT);
-    let mut installed = Vm::boot(&own, opts);
-    installed.wait_for("Secure boot enabled", BOOT);
-    installed.wait_for("Welcome to", BOOT);
-    println!("what it installed starts under Secure Boot");
-}
-
-/// A release of the quickstart whose boot is signed, as a disk and as an installer; and its key.
-fn signed(shared: &Fixture, dir: &Path, programs: &Path) -> (PathBuf, PathBuf) {
+/// A release of the quickstart whose boot is signed, and its key.
+fn signed(shared: &Fixture, dir: &Path) -> (PathBuf, PathBuf) {
     let profile = shared.source_in(dir);
     let key = profile.with_file_name("secure-boot.key");
     ok(Command::new(FORGE).args(["key", "generate", "--secure-boot", "--no-passphrase"]).arg(&key));
@@ -117,8 +81,7 @@ fn signed(shared: &Fixture, dir: &Path, programs: &Path) -> (PathBuf, PathBuf) {
     let (before, after) = text.split_once("[sign]\n").unwrap();
     std::fs::write(&profile, format!("{before}[sign]\n{keys}\n{after}")).unwrap();
     let told = ok(fixture::forge(&shared.cache())
-        .env("FORGE_DEVICE_DIR", programs)
-        .args(["--json", "build", "--artifact", "disk,iso"])
+        .args(["--json", "build"])
         .arg(&profile)
         .arg("--out")
         .arg(dir.join("dist")));
