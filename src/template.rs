@@ -113,6 +113,13 @@ pub const INITRD: &[DeviceFile] = device_files!("initrd":
     "usr/lib/systemd/system/systemd-repart.service.d/forge.conf",
 );
 
+/// What the initrd of a device has whose state is encrypted, beyond that.
+pub const SEALED: &[DeviceFile] = device_files!("sealed":
+    "usr/lib/systemd/system/emergency.service.d/sealed.conf",
+    "usr/lib/systemd/system/systemd-cryptsetup@state.service.d/sealed.conf",
+    "usr/lib/systemd/system/systemd-repart.service.d/sealed.conf",
+);
+
 /// What an installer has beyond that.
 pub const INSTALLER: &[DeviceFile] = device_files!("installer":
     "usr/lib/systemd/system/forge-install.service",
@@ -178,6 +185,7 @@ mod tests {
             ("kubernetes/node", cluster::FILES),
             ("kubernetes/server", cluster::SERVER_FILES),
             ("os", OS),
+            ("sealed", SEALED),
         ] {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(name);
             let mut on_disk = vec![];

@@ -2,6 +2,7 @@
 //!
 //! kernel-command-line(7), veritysetup-generator(8).
 
+use super::sealed;
 use super::verity::RootHash;
 use crate::model::Digest;
 
@@ -35,6 +36,11 @@ const RESERVED: &[&str] = &[
     "forge.image",
     "forge.install",
     "forge.source",
+    "forge.state",
+    "luks",
+    "rd.luks",
+    "luks.crypttab",
+    "rd.luks.crypttab",
     "systemd.verity",
     "rd.systemd.verity",
     "systemd.verity_root_options",
@@ -63,6 +69,8 @@ pub struct CommandLineSpec {
     pub payload: Option<RootHash>,
     /// `NAME_VERSION`: what runs, for whoever reads /proc/cmdline on the device.
     pub image: String,
+    /// Whether its state is encrypted ([`sealed`]): whoever starts it must know what it takes.
+    pub sealed: bool,
     /// Words of the profile (`console=ttyS0`), in its order.
     pub extra: Vec<String>,
 }
@@ -108,6 +116,7 @@ pub fn compose(spec: &CommandLineSpec) -> Result<String, CommandLineError> {
     let mut words = vec![format!("roothash={}", spec.root)];
     words.extend(spec.payload.iter().map(|hash| format!("forge.payloadhash={hash}")));
     words.push(format!("forge.image={}", spec.image));
+    words.extend(spec.sealed.then(|| sealed::ARGUMENT.to_string()));
     words.extend(ALWAYS.iter().map(|w| w.to_string()));
     joined(words, &spec.extra)
 }
@@ -145,6 +154,7 @@ mod tests {
             root: "ab".repeat(32).parse().unwrap(),
             payload: None,
             image: "store_1".into(),
+            sealed: false,
             extra: extra.iter().map(|s| s.to_string()).collect(),
         }
     }
@@ -169,6 +179,8 @@ mod tests {
             "init=/bin/sh",
             "systemd.debug_shell",
             "systemd.debug-shell=1",
+            "forge.state=tpm2",
+            "rd.luks=0",
             "rd.systemd.unit=rescue.target",
         ] {
             assert_eq!(compose(&spec(&[word])), Err(CommandLineError::Reserved(word.into())));

@@ -5,7 +5,7 @@
 //! What depends on one build, sizes and hashes, travels in a second archive ([`super::slot`]), so that this one is the
 //! same as long as the packages are.
 
-use super::{elf, modules};
+use super::{elf, modules, sealed};
 use crate::model::Arch;
 use crate::template;
 use crate::tree::{Node, NodeKind, Tree, TreePath};
@@ -21,6 +21,8 @@ pub struct InitrdSpec {
     pub kernel: String,
     /// Modules to carry besides [`modules::ESSENTIAL`]: each must exist.
     pub modules: Vec<String>,
+    /// Whether it opens a state that is encrypted.
+    pub sealed: bool,
 }
 
 /// Files without which no device starts, each with the package that has it in Debian.
@@ -177,8 +179,9 @@ pub fn compose(os: &Tree, spec: &InitrdSpec) -> anyhow::Result<Tree> {
     for dir in ["bin", "sbin", "lib", "lib64"] {
         chosen.link(&path(dir)?)?;
     }
-    for (file, package) in PROGRAMS {
-        if !chosen.take(&path(file)?)? {
+    let own = PROGRAMS.iter().map(|(file, package)| (file.to_string(), *package));
+    for (file, package) in own.chain(sealed::programs(spec.arch).filter(|_| spec.sealed)) {
+        if !chosen.take(&path(&file)?)? {
             bail!("the initrd needs `/{file}`, which package {package} has and the root has not");
         }
     }
@@ -190,11 +193,12 @@ pub fn compose(os: &Tree, spec: &InitrdSpec) -> anyhow::Result<Tree> {
             bail!("the initrd needs the unit {unit}, which this systemd has not");
         }
     }
-    for unit in OPTIONAL_UNITS {
+    for unit in OPTIONAL_UNITS.iter().chain(sealed::UNITS.iter().filter(|_| spec.sealed)) {
         chosen.take(&path(&format!("{UNIT_DIR}/{unit}"))?)?;
     }
     let kernel = modules::Modules::read(os, &spec.kernel)?;
-    let essential = modules::ESSENTIAL.iter().copied().filter(|name| kernel.has(name));
+    let cipher = sealed::MODULES.iter().filter(|_| spec.sealed);
+    let essential = modules::ESSENTIAL.iter().chain(cipher).copied().filter(|name| kernel.has(name));
     for file in kernel.closure(essential.chain(spec.modules.iter().map(String::as_str)))? {
         chosen.take(&file)?;
     }
@@ -378,7 +382,7 @@ mod tests {
     }
 
     fn spec() -> InitrdSpec {
-        InitrdSpec { arch: Arch::Amd64, kernel: "6.1".into(), modules: vec![] }
+        InitrdSpec { arch: Arch::Amd64, kernel: "6.1".into(), modules: vec![], sealed: false }
     }
 
     #[test]
@@ -411,6 +415,12 @@ mod tests {
         let error = compose(&without, &spec()).unwrap_err().to_string();
         assert!(
             error.contains("/usr/bin/systemd-repart") && error.contains("package systemd-repart"),
+            "{error}"
+        );
+        let sealed = InitrdSpec { sealed: true, ..spec() };
+        let error = compose(&root(), &sealed).unwrap_err().to_string();
+        assert!(
+            error.contains("/systemd-cryptsetup`") && error.contains("package systemd-cryptsetup"),
             "{error}"
         );
         let unknown = InitrdSpec { modules: vec!["floppy".into()], ..spec() };

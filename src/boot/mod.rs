@@ -2,9 +2,9 @@
 //!
 //! From the merged layers: [`root`] (what lies on the device, kernel, boot loader), [`initrd`] (files of the same packages,
 //! with what they load: [`elf`], [`modules`]), [`slot`] (what the initrd must know of one build), [`cmdline`], and the
-//! [`uki`] that holds them all. An installer's has [`installer`] in the slot's place. [`shim`] has what comes before the boot
-//! loader on machines whose firmware keeps keys of others.
-//! [`uki`] that holds them all, with a [`devicetree`] where the profile names one. An installer's has [`installer`] in the slot's place.
+//! [`uki`] that holds them all, with a [`devicetree`] where the profile names one. An installer's has [`installer`] in the
+//! slot's place. [`shim`] has what comes before the boot loader on machines whose firmware keeps keys of others; [`sealed`]
+//! what a device takes whose state only its own TPM opens.
 //!
 //! # Which slot starts
 //!
@@ -46,6 +46,7 @@ pub mod modules;
 pub mod os_release;
 pub mod pe;
 pub mod root;
+pub mod sealed;
 pub mod shim;
 pub mod slot;
 pub mod uki;

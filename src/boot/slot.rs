@@ -8,9 +8,10 @@
 //! | `/` | slot's root, EROFS over dm-verity |
 //! | `/usr/lib/forge/payload` | slot's payload, likewise |
 //! | `/usr/share/factory/var` | the root's own `/var`: what tmpfiles copies from, and dpkg's database |
-//! | `/var` | state |
+//! | `/var` | state, encrypted where the profile says so ([`super::sealed`]) |
 //! | `/etc` | the root's, under changes kept in state (`/var/lib/forge/overlay/etc`) |
 
+use super::sealed;
 use super::verity::{RootHash, tree_length};
 use crate::model::Guid;
 use crate::tree::{Node, Tree, TreePath};
@@ -81,6 +82,8 @@ pub struct SlotSpec {
     /// UUID of the state partition: the site's, the same in every version, so that an update finds its state and a disk
     /// of another site is not taken for it.
     pub state: Guid,
+    /// Whether state is encrypted, with a key that the machine's TPM keeps.
+    pub sealed: bool,
 }
 
 /// The archive's tree.
@@ -116,10 +119,16 @@ pub fn compose(spec: &SlotSpec) -> anyhow::Result<Tree> {
         }
     }
     let state = format!(
-        "[Partition]\nType=var\nLabel=state\nUUID={}\nFormat=ext4\nSizeMinBytes={MIN_STATE}\n",
-        spec.state
+        "[Partition]\nType=var\nLabel=state\nUUID={}\nFormat=ext4\nSizeMinBytes={MIN_STATE}\n{}",
+        spec.state,
+        if spec.sealed { sealed::REPART } else { "" }
     );
     put("usr/lib/repart.d/50-state.conf", state)?;
+    if spec.sealed {
+        for (path, text) in sealed::settings(spec.state) {
+            put(path, text)?;
+        }
+    }
     Ok(tree)
 }
 
@@ -137,8 +146,12 @@ fn fstab(spec: &SlotSpec) -> String {
     if spec.payload.is_some() {
         mount("/dev/mapper/payload", PAYLOAD, "erofs", "ro,nodev,nosuid", 0);
     }
-    let state = format!("PARTUUID={}", spec.state);
-    mount(&state, "var", "ext4", STATE_OPTIONS, 2);
+    if spec.sealed {
+        let options = format!("{STATE_OPTIONS},{}", sealed::MOUNT_OPTION);
+        mount(sealed::DEVICE, "var", "ext4", &options, 2);
+    } else {
+        mount(&format!("PARTUUID={}", spec.state), "var", "ext4", STATE_OPTIONS, 2);
+    }
     let etc = format!(
         "lowerdir=/sysroot/etc,upperdir=/sysroot{OVERLAY}/etc/upper,workdir=/sysroot{OVERLAY}/etc/work,\
          x-systemd.requires-mounts-for=/sysroot/var"
@@ -157,6 +170,7 @@ mod tests {
             payload: None,
             payload_types: (Guid::from_u128(1), Guid::from_u128(2)),
             state: Guid::from_u128(3),
+            sealed: false,
         }
     }
 
@@ -185,6 +199,21 @@ mod tests {
         assert_eq!(file(&tree, "etc/veritytab"), None);
         assert!(!file(&tree, "etc/fstab").unwrap().contains("payload"));
         assert_eq!(tree.below(&TreePath::parse("usr/lib/repart.d").unwrap()).count(), 5);
+    }
+
+    #[test]
+    fn a_sealed_state_is_made_opened_and_mounted_as_one() {
+        let tree = compose(&SlotSpec { sealed: true, ..spec() }).unwrap();
+        let partition = file(&tree, "usr/lib/repart.d/50-state.conf").unwrap();
+        assert!(partition.ends_with("\nEncrypt=tpm2\n"), "{partition}");
+        let table = file(&tree, "etc/crypttab").unwrap();
+        assert!(table.starts_with(&format!("state PARTUUID={} - tpm2-device=auto,", spec().state)), "{table}");
+        let mounts = file(&tree, "etc/fstab").unwrap();
+        assert!(mounts.contains("/dev/mapper/state /sysroot/var ext4 nodelalloc,"), "{mounts}");
+        assert!(!mounts.contains(&spec().state.to_string()), "nothing mounts what is not opened: {mounts}");
+        let open = compose(&spec()).unwrap();
+        assert_eq!(file(&open, "etc/crypttab"), None);
+        assert!(!file(&open, "usr/lib/repart.d/50-state.conf").unwrap().contains("Encrypt"));
     }
 
     #[test]

@@ -57,11 +57,16 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
             }
         }
     };
-    let (code, empty) = qemu::firmware(arch, options.secure_boot);
+    let sealed = medium.is_none() && disk::is_sealed(&disk).kind(Kind::Input)?;
+    if sealed {
+        session.ui.note("its state is encrypted: the box has a TPM and Secure Boot");
+    }
+    let secure_boot = options.secure_boot || sealed;
+    let (code, empty) = qemu::firmware(arch, secure_boot);
     let variables = tempfile::Builder::new().prefix(fs::TEMPORARY).suffix("-vars.fd").tempfile_in(&work)?;
     std::io::copy(&mut std::fs::File::open(tools.file(empty)?)?, &mut variables.as_file())?;
     let mut fresh = None;
-    let tpm = if options.tpm {
+    let tpm = if options.tpm || sealed {
         let dir = match &options.persist {
             Some(kept) => kept.with_added_extension("tpm"),
             None => {
@@ -96,7 +101,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         monitor: None,
         wire: None,
         tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
-        secure_boot: options.secure_boot,
+        secure_boot,
         acceleration,
     };
     for Forward { host, guest } in &spec.forwards {

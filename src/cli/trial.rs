@@ -9,7 +9,7 @@ use crate::error::{self, Kind, Mark as _};
 use crate::host::fs;
 use crate::model::Digest;
 use crate::run;
-use crate::trial::{Case, Outcome, Trial, proof};
+use crate::trial::{self, Case, Outcome, Trial, proof};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,11 +34,14 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
         return Err(error::of(Kind::Input, anyhow!("{case} needs an installer, and the release has none")))
             .hint("add \"iso\" to `image.artifacts` in the profile");
     }
-    let with_tpm = cases.iter().any(|case| case.needs_tpm());
+    let scratch = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&session.cache_dir)?;
+    let raw = scratch.path().join("disk.raw");
+    run::disk::unpack(&disk, &raw, trial::DISK).kind(Kind::Input)?;
+    let sealed = run::disk::is_sealed(&raw).kind(Kind::Input)?;
+    let with_tpm = sealed || cases.iter().any(|case| case.needs_tpm());
     let tpm_tools = with_tpm.then(|| shop.tools(session, run::tpm::PACKAGES)).transpose()?;
     let with_wire = cases.iter().any(|case| case.needs_wire());
     let wire_tools = with_wire.then(|| shop.tools(session, run::wire::PACKAGES)).transpose()?;
-    let scratch = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&session.cache_dir)?;
     let work = args.keep.clone().unwrap_or_else(|| scratch.path().into());
     fs::make_private_dir(&work)?;
     let (_, empty) = run::qemu::firmware(arch, false);
@@ -47,7 +50,8 @@ pub fn run(session: &Session, args: &TestArgs) -> anyhow::Result<()> {
     let acceleration =
         run::acceleration(&tools, arch, &variables, &session.cache_dir.join("run"), &session.cancel)?;
     let trial = Trial {
-        disk: &disk,
+        disk: &raw,
+        sealed,
         installer: installer.as_deref(),
         arch,
         site: &manifest.site,

@@ -8,7 +8,8 @@ use crate::disk::order::{After, DiskRule};
 use crate::lock::{Lock, LockedPackage};
 use crate::oci::layer::Codec;
 use crate::profile::{
-    self, AgentKind, ArchProfile, Artifact, DiskFormat, Distribution, EnrollMode, Origin, Profile,
+    self, AgentKind, ArchProfile, Artifact, DiskFormat, Distribution, EncryptState, EnrollMode, Origin,
+    Profile,
 };
 
 /// What a profile asks for and this forge does not build.
@@ -275,7 +276,9 @@ impl Composer<'_> {
     ) -> Result<(), PlanError> {
         let (name, version) = (self.profile.name().to_string(), self.version.clone());
         let modules = board::of(wanted, arch)?.modules.iter().map(|m| m.to_string()).collect();
-        let initrd = self.step(arch, "initrd", Recipe::Initrd(Initrd { arch, os: os.clone(), modules }));
+        let sealed = wanted.os.encrypt_state == EncryptState::Tpm2;
+        let initrd = Initrd { arch, os: os.clone(), modules, sealed };
+        let initrd = self.step(arch, "initrd", Recipe::Initrd(initrd));
         let root = self.step(arch, "root", Recipe::Filesystem(Filesystem { layers, label: "root".into() }));
         let payload = payload.map(|p| {
             self.step(
@@ -292,6 +295,7 @@ impl Composer<'_> {
             payload: payload.clone(),
             devicetree: wanted.devicetree.as_ref().map(|t| t.as_str().into()),
             kernel_args: wanted.os.kernel_args.iter().map(|a| a.as_str().into()).collect(),
+            sealed,
             name: name.clone(),
             version: version.clone(),
         };

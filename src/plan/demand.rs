@@ -15,7 +15,7 @@ use crate::layer::workload::{self, chart, manifest, vm};
 use crate::lock::{Demand, LockedFile, PackageSet, Rendering, SetVariant, WantedChart};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::oci::layer::{self, Codec};
-use crate::profile::{self, AgentKind, ArchProfile, Base, Distribution, EnrollMode, Helm, Origin, Profile};
+use crate::profile::{self, AgentKind, ArchProfile, Base, Distribution, EncryptState, EnrollMode, Helm, Origin, Profile};
 use crate::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeSet;
 use std::io;
@@ -66,6 +66,9 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
             Origin::Release => os.push(boot::kernel_package(arch).into()),
             // What a kernel's package needs, whoever made it.
             _ => os.push("linux-base".into()),
+        }
+        if wanted.os.encrypt_state == EncryptState::Tpm2 {
+            os.extend(boot::sealed::PACKAGES.iter().map(|p| p.to_string()));
         }
         if profile.enroll.mode != EnrollMode::None {
             os.extend(site::enrolling_packages().iter().map(|p| p.to_string()));

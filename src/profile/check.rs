@@ -28,6 +28,7 @@ pub fn check(root: &Node, arch: Arch, reader: &mut Reader<'_>) {
     check.gitops();
     check.enrollment();
     check.secure_boot();
+    check.encrypted_state();
     check.secrets();
 }
 
@@ -124,15 +125,6 @@ impl<'c> Check<'c, '_> {
     }
 
     fn system(&mut self) {
-        if self.word(&["os", "encrypt-state"], "none") == "tpm2" {
-            // The key is the contract's; an image that takes it and does nothing would be a promise broken in the field.
-            let fault = Fault::new(
-                self.place(&["os", "encrypt-state"]),
-                "the state partition cannot be encrypted yet",
-                "leave it out where state may lie in the clear; root and payload are read-only and verified either way",
-            );
-            self.fault(fault);
-        }
         for node in self.root.items(&["os", "kernel-args"]) {
             // The command line is forge's statement of what boots; a second root or init would void the verity chain.
             let own =

@@ -1,5 +1,9 @@
 //! An artifact → a disk that a device may grow into: unpacked once, with holes where it is empty, longer than its content.
 
+use crate::boot::sealed;
+use crate::boot::uki::Uki;
+use crate::disk::fat::foreign::Foreign;
+use crate::disk::gpt::{PartitionType, Table};
 use crate::host::fs::{Durability, Staged};
 use crate::tree::Content;
 use anyhow::{Context as _, bail};
@@ -13,6 +17,10 @@ use std::sync::Arc;
 const BLOCK: usize = 4096;
 /// The largest disk that is unpacked, in bytes: what a wrong or hostile file may at most claim.
 const MAX_DISK: u64 = 2 << 40;
+/// The largest kernel image that is looked into, in bytes.
+const MAX_KERNEL: usize = 512 << 20;
+/// What follows the name of a slot's kernel image: tries left and done (UAPI.1, "Boot counting"; [`crate::boot`]).
+const TRIES: [&str; 5] = ["+3", "+2-1", "+1-2", "+0-3", ""];
 
 /// Makes `target` from `artifact`, a raw disk or one compressed with Zstandard (`.zst`), at least `size` bytes long.
 /// Appears whole or not at all.
@@ -55,6 +63,38 @@ pub fn copy_sparse(from: &Path, to: &File) -> anyhow::Result<()> {
     let content = Content::of_file(Arc::new(File::open(from)?))?;
     to.set_len(content.len())?;
     content.copy_to(to, 0).with_context(|| format!("copying {}", from.display()))
+}
+
+/// Whether the box of a raw disk encrypts its state: it starts under Secure Boot alone, and with a TPM. The disk may have
+/// been run: then partitions were added, and the kernel's FAT has written to the boot partition.
+///
+/// # Errors
+/// When its table, boot partition or a kernel image there cannot be read.
+pub fn is_sealed(disk: &Path) -> anyhow::Result<bool> {
+    let content = Content::of_file(Arc::new(File::open(disk)?))?;
+    let table = Table::read(&content).with_context(|| format!("reading {}", disk.display()))?;
+    let of = |kind: fn(PartitionType) -> bool| {
+        table.partitions.iter().filter(move |p| PartitionType::of(p.type_guid).is_some_and(kind))
+    };
+    for esp in of(|kind| kind == PartitionType::Esp) {
+        let esp = content.slice(esp.offset, esp.length)?;
+        let volume = Foreign::open(&esp).context("reading the boot partition")?;
+        for slot in of(|kind| matches!(kind, PartitionType::Root(_))) {
+            for tries in TRIES {
+                let path = format!("EFI/Linux/{}{tries}.efi", slot.name);
+                let Some(image) = volume.read(&path, MAX_KERNEL).with_context(|| format!("reading {path}"))?
+                else {
+                    continue;
+                };
+                let kernel = Uki::open(Content::from(image.to_vec()));
+                let kernel = kernel.with_context(|| format!("reading {path}"))?;
+                if kernel.cmdline.split_ascii_whitespace().any(|word| word == sealed::ARGUMENT) {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Copies with holes; the length.

@@ -26,7 +26,7 @@ pub struct Power<'a> {
     pub disk: &'a Path,
     /// Where its clock starts; this machine's time otherwise.
     pub clock: Option<Epoch>,
-    /// Whether it has a TPM, whose state is kept in [`tpm_state`].
+    /// Whether it has a TPM even where its disk needs none. Its state is kept in [`tpm_state`].
     pub tpm: bool,
     /// Whether its network gives it nothing.
     pub alone: bool,
@@ -58,7 +58,7 @@ impl Power<'_> {
     /// When the emulator or its firmware is missing, or does not start.
     pub fn on(&self) -> anyhow::Result<Machine> {
         let Trial { tools, arch, acceleration, .. } = *self.trial;
-        let (code, empty) = qemu::firmware(arch, false);
+        let (code, empty) = qemu::firmware(arch, self.trial.sealed);
         let [console, variables, monitor] =
             ["console", "vars", "qmp"].map(|name| self.disk.with_extension(name));
         if !variables.exists() {
@@ -70,7 +70,7 @@ impl Power<'_> {
                 _ => {}
             }
         }
-        let tpm = if self.tpm {
+        let tpm = if self.tpm || self.trial.sealed {
             let tools = self.trial.tpm_tools.context("there are no tools for a TPM")?;
             Some(Swtpm::start(tools, &tpm_state(self.disk))?)
         } else {
@@ -101,7 +101,7 @@ impl Power<'_> {
             monitor: Some(monitor.clone()),
             wire: wire.as_ref().map(|wire| wire.socket().to_path_buf()),
             tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
-            secure_boot: false,
+            secure_boot: self.trial.sealed,
             acceleration,
         };
         let program = qemu::program(arch);

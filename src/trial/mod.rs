@@ -43,12 +43,16 @@ use zeroize::Zeroizing;
 const HOST: &str = "10.0.2.2";
 
 /// The length of a box's disk, in bytes: room for slot B and state.
-const DISK: u64 = 8 << 30;
+pub const DISK: u64 = 8 << 30;
+/// What a box says whose state does not open (`templates/sealed`).
+const SEALED: &str = "forge: its state is encrypted";
 
 /// What is tried, and with what.
 pub struct Trial<'a> {
-    /// The disk image, raw or compressed.
+    /// The disk image, raw.
     pub disk: &'a Path,
+    /// Whether its boxes encrypt their state ([`disk::is_sealed`]): they get Secure Boot, in setup mode, and a TPM.
+    pub sealed: bool,
     /// The installer of the same release, for [`Case::Installs`].
     pub installer: Option<&'a Path>,
     /// Its architecture.
@@ -59,7 +63,7 @@ pub struct Trial<'a> {
     pub root: &'a dyn Signer,
     /// Emulator and firmware.
     pub tools: &'a ToolRoot,
-    /// The program behind a TPM, for [`Case::Tpm`].
+    /// The program behind a TPM, for [`Case::Tpm`] and [`Trial::sealed`].
     pub tpm_tools: Option<&'a ToolRoot>,
     /// The program behind a network, for [`Case::NoDhcp`].
     pub wire_tools: Option<&'a ToolRoot>,
@@ -139,7 +143,7 @@ impl Trial<'_> {
             partition::place(&carried, &stick)?;
             medium = Some(Medium::Stick(stick));
         } else {
-            disk::unpack(self.disk, &box_disk, DISK).context("copying the disk")?;
+            disk::copy_sparse(self.disk, &File::create_new(&box_disk)?)?;
             partition::place(&carried, &box_disk)?;
         }
         let started = Instant::now();
@@ -319,6 +323,11 @@ impl Trial<'_> {
         let state = machine::tpm_state(disk);
         std::fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
         let mut running = power.on()?;
+        if self.sealed {
+            running.wait_for(SEALED, self.patience, self.cancel)?;
+            (self.say)(&format!("{case}: another TPM cannot open its state"));
+            return Ok(());
+        }
         running.wait_for(Code::Cloned.id(), self.patience, self.cancel)?;
         (self.say)(&format!("{case}: another TPM cannot open its key, and it begins anew"));
         // The next words are of the new identity, whose ticket is another device's: it is told so, and held back.

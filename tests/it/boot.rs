@@ -95,6 +95,7 @@ fn what_state_has_an_index_of_is_there_after_a_power_cut() {
         payload: None,
         payload_types: (Guid::from_u128(1), Guid::from_u128(2)),
         state: Guid::from_u128(3),
+        sealed: false,
     };
     let slot = slot::compose(&spec).unwrap();
     let fstab = slot.file(&TreePath::parse("etc/fstab").unwrap()).unwrap().to_vec(1 << 16).unwrap();

@@ -67,7 +67,7 @@ fn a_device_starts_survives_reboot_and_power_cut_and_refuses_a_changed_block() {
 pub fn given() -> Option<(PathBuf, Opts)> {
     let shared = fixture::shared()?;
     static TOOLS: OnceLock<ToolRoot> = OnceLock::new();
-    let tools = TOOLS.get_or_init(|| tools(shared)).clone();
+    let tools = TOOLS.get_or_init(|| tools(shared, forge::run::packages(Arch::Amd64))).clone();
     let opts = Opts {
         tools,
         arch: Arch::Amd64,
@@ -75,14 +75,15 @@ pub fn given() -> Option<(PathBuf, Opts)> {
         medium: None,
         second: None,
         secure_boot: false,
+        tpm: None,
         memory: 2048,
         cut_off: false,
     };
     Some((shared.disk(), opts))
 }
 
-/// The emulator that `forge run` uses, from where it uses it.
-fn tools(shared: &Fixture) -> ToolRoot {
+/// The emulator that `forge run` uses, or what stands beside it, from where it uses it.
+pub fn tools(shared: &Fixture, packages: &[&str]) -> ToolRoot {
     let cache = shared.cache();
     let env = toolbox::Env {
         root: &cache.join("tools"),
@@ -91,7 +92,7 @@ fn tools(shared: &Fixture) -> ToolRoot {
         cancel: &Cancel::default(),
         observer: &Silent,
     };
-    toolbox::open(forge::run::packages(Arch::Amd64), &env).unwrap_or_else(|e| panic!("{e:#}"))
+    toolbox::open(packages, &env).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! Secure Boot as a firmware enforces it: a device takes its own keys in setup mode, starts what they signed, and nothing else.
+//! And what rests on it: a state that its TPM opens then, and at no other time.
 
-use crate::boots::{BOOT, DISK, given};
+use crate::boots::{BOOT, DISK, given, tools};
 use crate::fixture::{self, FORGE, Fixture, ok};
 use crate::vm::{Opts, Vm};
 use forge::boot::authenticode;
 use forge::disk::DiskImage;
-use forge::disk::gpt::PartitionType;
+use forge::disk::gpt::{PartitionType, Table};
 use forge::sign::KeyRef;
 use forge::sign::rsa::BootSigner;
 use forge::tree::Content;
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -19,10 +21,11 @@ use std::time::Duration;
 pub const REFUSAL: Duration = Duration::from_secs(180);
 
 #[test]
-fn only_what_the_owners_key_signed_is_started() {
+fn only_what_the_owners_key_signed_is_started_and_opens_its_state() {
     let Some((_, opts)) = given() else { return };
     let Some(shared) = fixture::shared() else { return };
-    let opts = Opts { secure_boot: true, ports: vec![], ..opts };
+    let tpm = Some(tools(shared, forge::run::tpm::PACKAGES));
+    let opts = Opts { secure_boot: true, tpm, ports: vec![], ..opts };
     let dir = shared.scratch();
     let (release, key) = signed(shared, dir.path());
     let disk = dir.path().join("device.raw");
@@ -33,6 +36,9 @@ fn only_what_the_owners_key_signed_is_started() {
     println!("keys taken and first boot under Secure Boot: {took:?}");
     assert!(own.has_said("Secure boot enabled"), "{}", own.console.tail());
     own.power_off_hard();
+    assert!(forge::run::disk::is_sealed(&disk).unwrap());
+    assert_eq!(state(&disk), *b"LUKS\xba\xbe\0\x02");
+    sealed(&disk, &opts);
 
     // The same firmware, with the keys that it took.
     let uki = kernel(&disk);
@@ -56,6 +62,9 @@ fn only_what_the_owners_key_signed_is_started() {
     Esp::of(&disk).write(&uki, &by(&key, &plain(&image)));
     let mut again = Vm::boot(&disk, &opts);
     again.wait_for("Secure boot enabled", BOOT);
+    let took = again.wait_for("boot complete", BOOT);
+    println!("its state opened again: {took:?}");
+    assert!(!again.has_said("Creating filesystem"), "state was made again:\n{}", again.console.tail());
     again.power_off_hard();
     // The boot loader itself, by the firmware.
     let loader = "EFI/BOOT/BOOTX64.EFI";
@@ -70,7 +79,35 @@ fn only_what_the_owners_key_signed_is_started() {
     assert!(!refused.has_said("Linux version"));
 }
 
-/// A release of the quickstart whose boot is signed, and its key.
+/// What was sealed under Secure Boot to one TPM opens neither by another nor without Secure Boot, and nothing of it is lost.
+fn sealed(disk: &Path, opts: &Opts) {
+    let beside = |name: &str| disk.with_extension(name);
+    let refused = |what: &str, opts: &Opts| {
+        let mut refused = Vm::boot(disk, opts);
+        let took = refused.wait_for("forge: its state is encrypted", BOOT);
+        println!("{what}: refused after {took:?}");
+        assert!(!refused.has_said("boot complete"), "{}", refused.console.tail());
+    };
+    std::fs::rename(beside("tpm"), beside("own-tpm")).unwrap();
+    refused("another TPM", opts);
+    std::fs::remove_dir_all(beside("tpm")).unwrap();
+    std::fs::rename(beside("own-tpm"), beside("tpm")).unwrap();
+    std::fs::rename(beside("vars"), beside("own-vars")).unwrap();
+    refused("a firmware without Secure Boot", &Opts { secure_boot: false, ..opts.clone() });
+    std::fs::rename(beside("own-vars"), beside("vars")).unwrap();
+}
+
+/// How the state partition begins.
+fn state(disk: &Path) -> [u8; 8] {
+    let file = File::open(disk).unwrap();
+    let table = Table::read(&Content::of_file(Arc::new(file.try_clone().unwrap())).unwrap()).unwrap();
+    let state = table.partitions.iter().find(|p| p.type_guid == PartitionType::Var.guid()).unwrap();
+    let mut head = [0; 8];
+    file.read_exact_at(&mut head, state.offset).unwrap();
+    head
+}
+
+/// A release of the quickstart whose boot is signed and whose state is sealed, and its key.
 fn signed(shared: &Fixture, dir: &Path) -> (PathBuf, PathBuf) {
     let profile = shared.source_in(dir);
     let key = profile.with_file_name("secure-boot.key");
@@ -79,7 +116,8 @@ fn signed(shared: &Fixture, dir: &Path) -> (PathBuf, PathBuf) {
         "secure-boot = { key = \"secure-boot.key\", cert = \"secure-boot.crt\", enroll = \"if-safe\" }";
     let text = std::fs::read_to_string(&profile).unwrap();
     let (before, after) = text.split_once("[sign]\n").unwrap();
-    std::fs::write(&profile, format!("{before}[sign]\n{keys}\n{after}")).unwrap();
+    let sealed = "[os]\nencrypt-state = \"tpm2\"\n";
+    std::fs::write(&profile, format!("{before}{sealed}[sign]\n{keys}\n{after}")).unwrap();
     let told = ok(fixture::forge(&shared.cache())
         .args(["--json", "build"])
         .arg(&profile)

@@ -4,6 +4,7 @@ use crate::console::Console;
 use forge::model::Arch;
 use forge::run::qemu::{self, Acceleration, Forward, RunSpec, Serial};
 use forge::run::tools::ToolRoot;
+use forge::run::tpm::Swtpm;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -29,6 +30,8 @@ pub struct Opts {
     pub second: Option<PathBuf>,
     /// Its memory, in MiB.
     pub memory: u32,
+    /// The programs of a TPM, where it has one: its state lies beside the disk.
+    pub tpm: Option<ToolRoot>,
     /// Whether its network ends at this machine: addresses and forwarded ports, and nothing behind them.
     pub cut_off: bool,
 }
@@ -36,6 +39,8 @@ pub struct Opts {
 /// A running device. Dropping it pulls the plug.
 pub struct Vm {
     child: Child,
+    // Ends after the emulator.
+    _tpm: Option<Swtpm>,
     pub console: Console,
     forwards: Vec<Forward>,
     /// Where in the console's text the next [`Vm::wait_for`] looks from.
@@ -91,6 +96,7 @@ impl Vm {
             opts.ports.iter().map(|guest| Forward { host: free_port(), guest: *guest }).collect();
         let keyboard = beside("qmp");
         let _ = std::fs::remove_file(&keyboard); // of the boot before
+        let tpm = opts.tpm.as_ref().map(|tools| Swtpm::start(tools, &beside("tpm")).unwrap());
         let spec = RunSpec {
             arch: opts.arch,
             disk: disk.into(),
@@ -108,7 +114,7 @@ impl Vm {
             stick: None,
             clock: None,
             wire: None,
-            tpm: None,
+            tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
             secure_boot: opts.secure_boot,
             monitor: Some(keyboard.clone()),
             // Equal everywhere the tests run.
@@ -123,7 +129,7 @@ impl Vm {
         change(&mut argv);
         let call = opts.tools.command(qemu::program(opts.arch)).unwrap().args(argv);
         let child = call.command().stdin(Stdio::null()).spawn().unwrap();
-        Vm { child, console: Console::new(&console), forwards, at: 0, keyboard }
+        Vm { child, _tpm: tpm, console: Console::new(&console), forwards, at: 0, keyboard }
     }
 
     /// Waits until the console says `text`, after what was waited for last; how long that took. Panics with the

@@ -6,7 +6,7 @@ use crate::boot::initrd::{self, InitrdSpec};
 use crate::boot::modules::{self, Modules};
 use crate::boot::slot::{self, SlotPart, SlotSpec, Volume};
 use crate::boot::uki::{self, UkiSpec};
-use crate::boot::{devicetree, os_release, root};
+use crate::boot::{devicetree, os_release, root, sealed};
 use crate::build::cache::Entry;
 use crate::disk::gpt::PartitionType;
 use crate::error::{Kind, Mark as _};
@@ -24,10 +24,11 @@ pub fn initrd(spec: &Initrd, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let os = kitchen.tree(&spec.os)?;
     let kernel = root::kernel_release(&os)?;
     let has = Modules::read(&os, &kernel)?;
-    let lacks: Vec<&str> = modules::REQUIRED.iter().copied().filter(|name| !has.has(name)).collect();
+    let required = modules::REQUIRED.iter().chain(sealed::REQUIRED.iter().filter(|_| spec.sealed));
+    let lacks: Vec<&str> = required.copied().filter(|name| !has.has(name)).collect();
     ensure!(lacks.is_empty(), "kernel {kernel} has neither built in nor as a module: {}", lacks.join(", "));
     let modules = spec.modules.iter().filter(|name| has.has(name)).cloned().collect();
-    let tree = initrd::compose(&os, &InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules })?;
+    let tree = initrd::compose(&os, &InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules, sealed: spec.sealed })?;
     archive(&tree, kitchen, kitchen.stage.create("initrd.zst")?)?;
     kitchen.stage.hash("initrd.zst")?;
     kitchen.stage.fact("kernel", kernel);
@@ -58,11 +59,13 @@ pub fn uki(spec: &Uki, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
         payload,
         payload_types: (PartitionType::Payload.guid(), PartitionType::PayloadVerity.guid()),
         state: Guid::derived(&Digest::of(&spec.name), "state"),
+        sealed: spec.sealed,
     };
     let slot = archive(&slot::compose(&slot)?, kitchen, vec![])?;
     let cmdline = cmdline::compose(&CommandLineSpec {
         root: root.root_hash,
         payload: payload.map(|p| p.root_hash),
+        sealed: spec.sealed,
         extra: spec.kernel_args.clone(),
         image: format!("{}_{}", spec.name, spec.version),
     })?;

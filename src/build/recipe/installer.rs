@@ -36,7 +36,7 @@ pub fn kernel_image(spec: &Installer, kitchen: &mut Kitchen<'_>) -> anyhow::Resu
     let archive = installer::compose(
         &os,
         &InstallerSpec {
-            initrd: InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules: vec![] },
+            initrd: InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules: vec![], sealed: false },
             program: kitchen.blob(spec.program)?,
             order_path: ORDER,
             order: serde_json::to_string(&order)?,

@@ -6,6 +6,7 @@
 //! [`super::read()`] checks beyond that is none of a stick's duties.
 
 use super::{ENTRY, FAT16_CLUSTERS, FAT32_CLUSTERS, attribute, names};
+use crate::tree::Content;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -28,6 +29,12 @@ pub trait ReadAt {
 }
 
 impl ReadAt for File {
+    fn fill(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, at)
+    }
+}
+
+impl ReadAt for Content {
     fn fill(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         self.read_exact_at(buffer, at)
     }

@@ -18,6 +18,14 @@ pub struct Initrd {
     /// Modules that the board's disks need, as far as the kernel has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules: Vec<String>,
+    /// Whether it opens a state that is encrypted.
+    #[serde(skip_serializing_if = "is_false")]
+    pub sealed: bool,
+}
+
+/// A key that came later is there where it says something: what was built before keeps its key.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A read-only file system and its verity tree.
@@ -49,6 +57,9 @@ pub struct Uki {
     pub devicetree: Option<String>,
     /// Further arguments of the kernel.
     pub kernel_args: Vec<String>,
+    /// Whether state is encrypted.
+    #[serde(skip_serializing_if = "is_false")]
+    pub sealed: bool,
     /// Site, in os-release.
     pub name: String,
     /// Version, in os-release.

@@ -1,4 +1,4 @@
-//! What a profile may ask of Secure Boot.
+//! What a profile may ask of Secure Boot, and what of the state that is sealed to it.
 
 use super::Check;
 use crate::profile::diagnostic::Fault;
@@ -47,6 +47,44 @@ impl Check<'_, '_> {
                 let help =
                     "use \"disk\" and write it with `forge flash`, or have your own keys in the firmware";
                 refuse(node, format!("`{artifact}` is not started by way of shim yet"), help);
+            }
+        }
+    }
+
+    /// State is sealed to what the firmware measures of Secure Boot: without it, or where others' systems start too, the key
+    /// would open for anybody.
+    pub(super) fn encrypted_state(&mut self) {
+        let Some(state) = self.root.at(&["os", "encrypt-state"]).filter(|s| s.text() == Some("tpm2")) else {
+            return;
+        };
+        if let Some(board) = self.root.at(&["image", "board"]).filter(|b| b.text() == Some("raspberry-pi")) {
+            let fault = Fault::new(
+                state.place,
+                "no `raspberry-pi` measures what it starts, so that nothing could seal the state",
+                "leave it out where state may lie in the clear; root and payload are verified either way",
+            );
+            self.fault(fault.related(board.place, "because of this"));
+            return;
+        }
+        match self.root.at(&["sign", "secure-boot"]) {
+            None => {
+                let fault = Fault::new(
+                    state.place,
+                    "a state that the TPM opens needs Secure Boot, or it opens for whatever is started",
+                    "add `secure-boot = { key = \"secure-boot.key\", cert = \"secure-boot.crt\" }` to [sign]",
+                );
+                self.fault(fault);
+            }
+            Some(keys) => {
+                let shim = keys.at(&["shim"]).filter(|shim| shim.value == Value::Boolean(true));
+                if let Some(shim) = shim {
+                    let fault = Fault::new(
+                        state.place,
+                        "by way of shim others' systems start too, and could have the TPM open the state",
+                        "have keys of your own in the firmware, and remove `shim`; or leave state in the clear",
+                    );
+                    self.fault(fault.related(shim.place, "because of this"));
+                }
             }
         }
     }

@@ -127,7 +127,7 @@ fn build(shared: &Fixture, dir: &Path, port: u16) -> (PathBuf, PathBuf) {
         ("https://fleet.example:8443", endpoint.as_str()),
         ("farm/fleet-root.pub", "fleet-root.pub"),
     ];
-    change(&profile, &replacements, &format!("{PAGE_IMAGE}{}", telling("edgecore.service", TELL)));
+    change(&profile, &replacements, &format!("{PAGE_IMAGE}{}", telling(Some("edgecore.service"), TELL)));
     std::fs::write(profile.with_file_name("workloads").join("page.yaml"), POD).unwrap();
     let root = profile.with_file_name("fleet-root.key");
     ok(Command::new(FORGE).args(["key", "generate", "--no-passphrase"]).arg(&root));

@@ -19,12 +19,18 @@ fn given(name: &str) -> PathBuf {
 }
 
 /// Tables to be appended to a profile: the device runs `script` with `sh` when its boot is complete, and says on its
-/// console what that says, each line behind `told: `. [`told`] waits for it. The log of `unit` is on the console, too, for
-/// the message of a test that fails.
-fn telling(unit: &str, script: &str) -> String {
+/// console what that says, each line behind `told: `. [`told`] waits for it. With `unit` its log is on the console, too, for
+/// the message of a test that fails: a serial line is slow, so not where that log may have thousands of lines.
+fn telling(unit: Option<&str>, script: &str) -> String {
     // In a unit's way of quoting nothing of a script is left as it is, so it is a file.
     let file =
         |path: &str, text: &str| format!("\n[[os.file]]\npath = \"{path}\"\ncontent = '''\n{text}'''\n");
+    let log = unit.map(|unit| {
+        file(
+            &format!("/usr/lib/systemd/system/{unit}.d/told.conf"),
+            "[Service]\nStandardOutput=journal+console\nStandardError=journal+console\n",
+        )
+    });
     [
         file("/usr/lib/told", &format!("{{\n{script}\n}} 2>&1 | sed 's/^/told: /'\necho told: all\n")),
         file(
@@ -33,10 +39,7 @@ fn telling(unit: &str, script: &str) -> String {
              ExecStart=sh /usr/lib/told\n",
         ),
         file("/usr/lib/systemd/system/multi-user.target.d/told.conf", "[Unit]\nWants=told.service\n"),
-        file(
-            &format!("/usr/lib/systemd/system/{unit}.d/told.conf"),
-            "[Service]\nStandardOutput=journal+console\nStandardError=journal+console\n",
-        ),
+        log.unwrap_or_default(),
     ]
     .concat()
 }

@@ -90,7 +90,7 @@ fn build(shared: &Fixture, dir: &Path) -> (PathBuf, Digest, Digest) {
         .collect();
     let files = format!("files = [{listed}]");
     let carried = "command = [\"/usr/bin/busybox\"";
-    let images = IMAGES.replace("FILES", &files) + &telling("podman.service", TELL);
+    let images = IMAGES.replace("FILES", &files) + &telling(Some("podman.service"), TELL);
     change(&profile, &[(carried, &format!("{files}\n{carried}"))], &images);
     std::fs::write(profile.with_file_name("workloads").join("shelf-review.yaml"), REVIEW).unwrap();
     let media = profile.with_file_name("media");
