@@ -59,12 +59,8 @@ pub(super) const MODULES: &[&str] =
     &["dm_crypt", "xts", "ecb", "aes_generic", "aesni_intel", "aes_arm64", "aes_ce_blk", "aes_neon_blk"];
 
 /// Units that not every systemd has.
-pub(super) const UNITS: &[&str] = &[
-    "cryptsetup-pre.target",
-    "cryptsetup.target",
-    "system-systemd\\x2dcryptsetup.slice",
-    "tpm2.target",
-];
+pub(super) const UNITS: &[&str] =
+    &["cryptsetup-pre.target", "cryptsetup.target", "system-systemd\\x2dcryptsetup.slice", "tpm2.target"];
 
 /// What the initrd is told: how the partition `state` is opened, and how it is made.
 pub(super) fn settings(state: Guid) -> impl Iterator<Item = (&'static str, String)> {

@@ -207,7 +207,10 @@ mod tests {
         let partition = file(&tree, "usr/lib/repart.d/50-state.conf").unwrap();
         assert!(partition.ends_with("\nEncrypt=tpm2\n"), "{partition}");
         let table = file(&tree, "etc/crypttab").unwrap();
-        assert!(table.starts_with(&format!("state PARTUUID={} - tpm2-device=auto,", spec().state)), "{table}");
+        assert!(
+            table.starts_with(&format!("state PARTUUID={} - tpm2-device=auto,", spec().state)),
+            "{table}"
+        );
         let mounts = file(&tree, "etc/fstab").unwrap();
         assert!(mounts.contains("/dev/mapper/state /sysroot/var ext4 nodelalloc,"), "{mounts}");
         assert!(!mounts.contains(&spec().state.to_string()), "nothing mounts what is not opened: {mounts}");

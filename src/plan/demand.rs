@@ -15,7 +15,9 @@ use crate::layer::workload::{self, chart, manifest, vm};
 use crate::lock::{Demand, LockedFile, PackageSet, Rendering, SetVariant, WantedChart};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::oci::layer::{self, Codec};
-use crate::profile::{self, AgentKind, ArchProfile, Base, Distribution, EncryptState, EnrollMode, Helm, Origin, Profile};
+use crate::profile::{
+    self, AgentKind, ArchProfile, Base, Distribution, EncryptState, EnrollMode, Helm, Origin, Profile,
+};
 use crate::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeSet;
 use std::io;

@@ -82,7 +82,8 @@ pub fn is_sealed(disk: &Path) -> anyhow::Result<bool> {
         for slot in of(|kind| matches!(kind, PartitionType::Root(_))) {
             for tries in TRIES {
                 let path = format!("EFI/Linux/{}{tries}.efi", slot.name);
-                let Some(image) = volume.read(&path, MAX_KERNEL).with_context(|| format!("reading {path}"))?
+                let Some(image) =
+                    volume.read(&path, MAX_KERNEL).with_context(|| format!("reading {path}"))?
                 else {
                     continue;
                 };

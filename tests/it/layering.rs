@@ -55,7 +55,8 @@ const TABLE: &[(&str, &[&str])] = &[
             "template", "tree",
         ],
     ),
-    ("run", &["disk", "enroll", "host", "tree"]),
+    // What a disk says of the machine that it starts on.
+    ("run", &["boot", "disk", "enroll", "host", "tree"]),
     ("flash", &["disk", "enroll", "host", "run", "sign", "tree"]),
     ("trial", &["carrier", "device", "disk", "enroll", "fleet", "host", "run", "sign", "tree"]),
     ("toolbox", &["build", "debian", "host", "lock", "run", "source", "tree"]),

@@ -7,6 +7,7 @@ use crate::vm::{Opts, Vm};
 use forge::boot::authenticode;
 use forge::disk::DiskImage;
 use forge::disk::gpt::{PartitionType, Table};
+use forge::run::qemu::Medium;
 use forge::sign::KeyRef;
 use forge::sign::rsa::BootSigner;
 use forge::tree::Content;
@@ -20,14 +21,18 @@ use std::time::Duration;
 /// Firmware and boot loader say no within seconds, emulated and on a busy machine within this.
 pub const REFUSAL: Duration = Duration::from_secs(180);
 
+/// How an encrypted partition begins: magic and version.
+const LUKS2: [u8; 8] = *b"LUKS\xba\xbe\0\x02";
+
 #[test]
 fn only_what_the_owners_key_signed_is_started_and_opens_its_state() {
     let Some((_, opts)) = given() else { return };
     let Some(shared) = fixture::shared() else { return };
+    let Some(programs) = crate::joins::programs() else { return };
     let tpm = Some(tools(shared, forge::run::tpm::PACKAGES));
     let opts = Opts { secure_boot: true, tpm, ports: vec![], ..opts };
     let dir = shared.scratch();
-    let (release, key) = signed(shared, dir.path());
+    let (release, key) = signed(shared, dir.path(), &programs);
     let disk = dir.path().join("device.raw");
     forge::run::disk::unpack(&release.join("amd64/disk.raw.zst"), &disk, DISK).unwrap();
 
@@ -37,7 +42,7 @@ fn only_what_the_owners_key_signed_is_started_and_opens_its_state() {
     assert!(own.has_said("Secure boot enabled"), "{}", own.console.tail());
     own.power_off_hard();
     assert!(forge::run::disk::is_sealed(&disk).unwrap());
-    assert_eq!(state(&disk), *b"LUKS\xba\xbe\0\x02");
+    assert_eq!(state(&disk), LUKS2);
     sealed(&disk, &opts);
 
     // The same firmware, with the keys that it took.
@@ -77,6 +82,40 @@ fn only_what_the_owners_key_signed_is_started_and_opens_its_state() {
     let mut refused = Vm::boot(&disk, &opts);
     refused.wait_for("Access Denied", REFUSAL);
     assert!(!refused.has_said("Linux version"));
+    drop(refused);
+    installs(&release, &disk, dir.path(), &opts);
+}
+
+/// The installer of `release` under the keys that the firmware of `device` took, and what it installs.
+fn installs(release: &Path, device: &Path, dir: &Path, opts: &Opts) {
+    let own = dir.join("own.raw");
+    forge::run::disk::empty(&own, DISK).unwrap();
+    std::fs::copy(device.with_extension("vars"), own.with_extension("vars")).unwrap();
+    let stick = |iso: PathBuf| Opts { medium: Some(Medium::Stick(iso)), ..opts.clone() };
+    let iso = release.join("amd64/installer.iso");
+
+    let changed = dir.join("changed.iso");
+    std::fs::copy(&iso, &changed).unwrap();
+    let loader = "EFI/BOOT/BOOTX64.EFI";
+    let mut kernel = Esp::of(&changed).read(loader);
+    let at = kernel.windows(9).position(|w| w == b"forge.ins").unwrap();
+    kernel[at] ^= 1;
+    Esp::of(&changed).write(loader, &kernel);
+    let mut refused = Vm::boot(&own, &stick(changed));
+    refused.wait_for("Access Denied", REFUSAL);
+    assert!(!refused.has_said("Linux version"));
+    println!("a changed installer: refused");
+    drop(refused);
+
+    let mut box_ = Vm::boot(&own, &stick(iso));
+    let took = box_.wait_for("forge: installed: quickstart", BOOT);
+    println!("installed under the same firmware after {took:.0?}");
+    box_.wait_for_end(BOOT);
+    let mut installed = Vm::boot(&own, opts);
+    installed.wait_for("Secure boot enabled", BOOT);
+    let took = installed.wait_for("boot complete, good", BOOT);
+    println!("what it installed starts, and seals a state of its own: {took:.0?}");
+    assert_eq!(state(&own), LUKS2);
 }
 
 /// What was sealed under Secure Boot to one TPM opens neither by another nor without Secure Boot, and nothing of it is lost.
@@ -107,8 +146,8 @@ fn state(disk: &Path) -> [u8; 8] {
     head
 }
 
-/// A release of the quickstart whose boot is signed and whose state is sealed, and its key.
-fn signed(shared: &Fixture, dir: &Path) -> (PathBuf, PathBuf) {
+/// A release of the quickstart whose boot is signed and whose state is sealed, as a disk and as an installer; and its key.
+fn signed(shared: &Fixture, dir: &Path, programs: &Path) -> (PathBuf, PathBuf) {
     let profile = shared.source_in(dir);
     let key = profile.with_file_name("secure-boot.key");
     ok(Command::new(FORGE).args(["key", "generate", "--secure-boot", "--no-passphrase"]).arg(&key));
@@ -119,7 +158,8 @@ fn signed(shared: &Fixture, dir: &Path) -> (PathBuf, PathBuf) {
     let sealed = "[os]\nencrypt-state = \"tpm2\"\n";
     std::fs::write(&profile, format!("{before}{sealed}[sign]\n{keys}\n{after}")).unwrap();
     let told = ok(fixture::forge(&shared.cache())
-        .args(["--json", "build"])
+        .env("FORGE_DEVICE_DIR", programs)
+        .args(["--json", "build", "--artifact", "disk,iso"])
         .arg(&profile)
         .arg("--out")
         .arg(dir.join("dist")));

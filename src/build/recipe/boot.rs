@@ -28,7 +28,10 @@ pub fn initrd(spec: &Initrd, kitchen: &mut Kitchen<'_>) -> anyhow::Result<()> {
     let lacks: Vec<&str> = required.copied().filter(|name| !has.has(name)).collect();
     ensure!(lacks.is_empty(), "kernel {kernel} has neither built in nor as a module: {}", lacks.join(", "));
     let modules = spec.modules.iter().filter(|name| has.has(name)).cloned().collect();
-    let tree = initrd::compose(&os, &InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules, sealed: spec.sealed })?;
+    let tree = initrd::compose(
+        &os,
+        &InitrdSpec { arch: spec.arch, kernel: kernel.clone(), modules, sealed: spec.sealed },
+    )?;
     archive(&tree, kitchen, kitchen.stage.create("initrd.zst")?)?;
     kitchen.stage.hash("initrd.zst")?;
     kitchen.stage.fact("kernel", kernel);

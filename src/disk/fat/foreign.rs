@@ -6,7 +6,6 @@
 //! [`super::read()`] checks beyond that is none of a stick's duties.
 
 use super::{ENTRY, FAT16_CLUSTERS, FAT32_CLUSTERS, attribute, names};
-use crate::tree::Content;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -34,7 +33,8 @@ impl ReadAt for File {
     }
 }
 
-impl ReadAt for Content {
+#[cfg(feature = "cli")]
+impl ReadAt for crate::tree::Content {
     fn fill(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         self.read_exact_at(buffer, at)
     }
