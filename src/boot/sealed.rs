@@ -13,6 +13,8 @@
 //!   missing ones by themselves: a PCR can be extended by whatever runs.
 //! - Other keys in the firmware, or a cleared TPM, are another machine. Nothing opens the state then, and nothing is
 //!   erased either: the box says so on its screen and starts over, until its disk is written anew.
+//! - What was written is kept from a thief, what is yet to come is not: an empty state under his own key, sealed to the same
+//!   measurements, opens as well, and the box begins in it as a new one. It is the fleet that says whether it may.
 
 use crate::model::{Arch, Guid};
 use crate::template;
