@@ -19,7 +19,7 @@
 use crate::model::{Arch, Guid};
 use crate::template;
 
-/// What it takes of the archive's packages, by the names that every release with systemd 252 or later provides.
+/// What it takes of the archive's packages, by the names that Debian's provide since trixie, whatever their own are.
 pub const PACKAGES: &[&str] =
     &["libtss2-esys-3.0.2-0", "libtss2-mu-4.0.1-0", "libtss2-rc0", "libtss2-tcti-device0"];
 

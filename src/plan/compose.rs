@@ -1,5 +1,6 @@
 //! Profile and lock → plan: the only place where a profile's tables become specifications of domain rooms.
 
+use super::packages::OS_SET;
 use super::*;
 use super::{board, distribution, fit, shim};
 use crate::boot::slot::Volume;
@@ -48,16 +49,6 @@ pub enum PlanError {
     /// The lock lacks something; it must be resolved again.
     #[error("the lock has no {0}")]
     NotLocked(String),
-}
-
-/// The set of the operating system's packages.
-pub(super) const OS_SET: &str = "os";
-
-/// The set of the one package that a pod's first process is from.
-pub(super) const PAUSE_SET: &str = "pause";
-
-pub(super) fn container_set(name: &str) -> String {
-    format!("container/{name}")
 }
 
 pub(super) fn not_built(key: &'static str, value: impl ToString, arch: Arch) -> PlanError {

@@ -1,23 +1,17 @@
 //! Profile → what must be locked before it can be planned. Manifests and charts beside the profile are read and refused
 //! here, before anything is fetched.
 
-use super::board::{self, BOARD_SET};
-use super::compose::{OS_SET, PAUSE_SET, PlanError, container_set, not_built};
-use super::shim::SHIM_SET;
-use super::{distribution, fit, shim};
-use crate::boot;
+use super::compose::PlanError;
+use super::{distribution, fit, packages, shim};
 use crate::layer::agent::kubeedge;
-use crate::layer::kubernetes::{cluster, podman};
-use crate::layer::site;
+use crate::layer::kubernetes::podman;
 use crate::layer::workload::manifest::field::ImageField;
 use crate::layer::workload::name::ImageName;
-use crate::layer::workload::{self, chart, manifest, vm};
-use crate::lock::{Demand, LockedFile, PackageSet, Rendering, SetVariant, WantedChart};
+use crate::layer::workload::{self, chart, manifest};
+use crate::lock::{Demand, LockedFile, Rendering, WantedChart};
 use crate::model::{Arch, Bytes, Epoch};
 use crate::oci::layer::{self, Codec};
-use crate::profile::{
-    self, AgentKind, ArchProfile, Base, Distribution, EncryptState, EnrollMode, Helm, Origin, Profile,
-};
+use crate::profile::{self, ArchProfile, Distribution, Helm, Origin, Profile};
 use crate::tree::{Content, Node, Tree, TreePath, tar};
 use std::collections::BTreeSet;
 use std::io;
@@ -47,103 +41,9 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
     let mut demand = Demand::default();
     for (&arch, wanted) in &profile.arch {
         shim::check(profile, wanted)?;
-        let base = match &wanted.os.base {
-            base @ (Base::Debian(_) | Base::Ubuntu(_)) => base.to_string(),
-            other => return Err(not_built("os.base", other, arch)),
-        };
-        let set = |name: String, names: Vec<String>| {
-            let mut request = names;
-            request.sort();
-            request.dedup();
-            let variant = match name.as_str() {
-                OS_SET => SetVariant::Minbase,
-                PAUSE_SET | BOARD_SET | SHIM_SET => SetVariant::Custom,
-                _ => SetVariant::Apt,
-            };
-            PackageSet { name, arch, base: base.clone(), variant, request, components: vec![] }
-        };
-        let mut os: Vec<String> = wanted.os.packages.iter().map(|p| p.as_str().to_string()).collect();
-        os.extend(boot::implied_packages(&os).into_iter().map(String::from).collect::<Vec<_>>());
-        match wanted.kernel {
-            Origin::Release => os.push(boot::kernel_package(arch).into()),
-            // What a kernel's package needs, whoever made it.
-            _ => os.push("linux-base".into()),
-        }
-        if wanted.os.encrypt_state == EncryptState::Tpm2 {
-            os.extend(boot::sealed::PACKAGES.iter().map(|p| p.to_string()));
-        }
-        if profile.enroll.mode != EnrollMode::None {
-            os.extend(site::enrolling_packages().iter().map(|p| p.to_string()));
-        }
-        match wanted.kubernetes.distribution {
-            Distribution::None => {}
-            Distribution::Podman => {
-                os.extend(podman::implied_packages().iter().map(|p| p.to_string()));
-                demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
-            }
-            Distribution::K3s | Distribution::Rke2 => {
-                os.extend(cluster::PACKAGES.iter().map(|p| p.to_string()));
-            }
-        }
-        match wanted.agent.kind {
-            AgentKind::None | AgentKind::Files | AgentKind::Palette => {}
-            AgentKind::Kubeedge => {
-                os.extend(kubeedge::PACKAGES.iter().map(|p| p.to_string()));
-                demand.sets.push(set(PAUSE_SET.into(), vec![podman::PAUSE_PACKAGE.0.into()]));
-            }
-        }
-        let board = board::of(wanted, arch)?;
-        let firmware = board::packages(board, wanted);
-        if !firmware.is_empty() {
-            let components = match wanted.board_firmware {
-                Origin::Release => board.components.iter().map(|c| c.to_string()).collect(),
-                _ => vec![],
-            };
-            demand.sets.push(PackageSet { components, ..set(BOARD_SET.into(), firmware) });
-        }
-        if shim::is_wanted(profile) {
-            demand.sets.push(set(SHIM_SET.into(), boot::shim::packages(arch).into()));
-        }
+        demand.sets.extend(packages::sets(profile, arch, wanted)?);
         demand.releases.extend(distribution::release(arch, wanted));
-        let on_cluster = distribution::product(wanted).is_some();
-        if !on_cluster && wanted.workload.iter().any(|w| w.vm.is_some()) {
-            os.extend(vm::implied_packages(arch).iter().map(|p| p.to_string()));
-        }
-        demand.sets.push(set(OS_SET.into(), os));
-        for container in &wanted.container {
-            demand.sets.push(set(
-                container_set(container.name.as_str()),
-                container.packages.iter().map(|p| p.as_str().to_string()).collect(),
-            ));
-        }
-        let workloads = workloads(wanted, beside)?;
-        fit::check(wanted, &workloads)?;
-        demand.images.extend(images(wanted, &workloads).into_iter().map(|image| (image, arch)));
-        for workload in &wanted.workload {
-            let Some(helm) = &workload.helm else { continue };
-            let chart = wanted_chart(helm, workload, arch, wanted, beside)?;
-            for release in chart.rendering.iter().flat_map(Rendering::releases) {
-                if !demand.releases.contains(&release) {
-                    demand.releases.push(release);
-                }
-            }
-            demand.charts.push(chart);
-        }
-        let disks = wanted.workload.iter().filter_map(|w| w.vm.as_ref()).map(|vm| &vm.disk);
-        let (images, disks): (Vec<_>, Vec<_>) =
-            disks.partition(|disk| on_cluster && matches!(disk, Origin::Oci(_)));
-        let reference = |disk: &&Origin| disk.to_string().trim_start_matches("oci:").to_string();
-        demand.images.extend(images.iter().map(|disk| (reference(disk), arch)));
-        let models = wanted.workload.iter().filter_map(|w| w.model.as_ref()).map(|m| &m.source);
-        for origin in models.chain(disks).chain([&wanted.board_firmware, &wanted.kernel]) {
-            match origin {
-                Origin::Url(_) | Origin::Oci(_) => demand.remotes.push(origin.to_string()),
-                Origin::File(path) => {
-                    demand.files.extend(beside.measure(path).map_err(|e| unread(path, e))?);
-                }
-                Origin::Release => {}
-            }
-        }
+        content(&mut demand, arch, wanted, beside)?;
     }
     demand.remotes.sort();
     demand.remotes.dedup();
@@ -154,6 +54,44 @@ pub fn demand(profile: &Profile, beside: &dyn Beside) -> Result<Demand, PlanErro
     demand.files.sort_by(|a, b| a.path.cmp(&b.path));
     demand.files.dedup();
     Ok(demand)
+}
+
+/// What the workloads, the board and the kernel name beside packages: images, charts, remote files, files.
+fn content(
+    demand: &mut Demand,
+    arch: Arch,
+    wanted: &ArchProfile,
+    beside: &dyn Beside,
+) -> Result<(), PlanError> {
+    let workloads = workloads(wanted, beside)?;
+    fit::check(wanted, &workloads)?;
+    demand.images.extend(images(wanted, &workloads).into_iter().map(|image| (image, arch)));
+    for workload in &wanted.workload {
+        let Some(helm) = &workload.helm else { continue };
+        let chart = wanted_chart(helm, workload, arch, wanted, beside)?;
+        for release in chart.rendering.iter().flat_map(Rendering::releases) {
+            if !demand.releases.contains(&release) {
+                demand.releases.push(release);
+            }
+        }
+        demand.charts.push(chart);
+    }
+    let disks = wanted.workload.iter().filter_map(|w| w.vm.as_ref()).map(|vm| &vm.disk);
+    let (images, disks): (Vec<_>, Vec<_>) =
+        disks.partition(|disk| distribution::product(wanted).is_some() && matches!(disk, Origin::Oci(_)));
+    let reference = |disk: &&Origin| disk.to_string().trim_start_matches("oci:").to_string();
+    demand.images.extend(images.iter().map(|disk| (reference(disk), arch)));
+    let models = wanted.workload.iter().filter_map(|w| w.model.as_ref()).map(|m| &m.source);
+    for origin in models.chain(disks).chain([&wanted.board_firmware, &wanted.kernel]) {
+        match origin {
+            Origin::Url(_) | Origin::Oci(_) => demand.remotes.push(origin.to_string()),
+            Origin::File(path) => {
+                demand.files.extend(beside.measure(path).map_err(|e| unread(path, e))?);
+            }
+            Origin::Release => {}
+        }
+    }
+    Ok(())
 }
 
 fn unread(path: &str, fault: io::Error) -> PlanError {

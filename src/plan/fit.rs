@@ -3,7 +3,8 @@
 //! Memory and processors are what containers request, or are limited to where they request nothing, for every replica; a
 //! virtual machine takes all that it is given. The disk holds two slots of everything that is carried.
 
-use super::compose::{OS_SET, PlanError, container_set};
+use super::compose::PlanError;
+use super::packages::{OS_SET, container_set};
 use crate::disk::{ENROLL_SIZE, ESP_LEAST};
 use crate::layer::workload::manifest::yaml::Place;
 use crate::layer::workload::{Workload, manifest::Object};

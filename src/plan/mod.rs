@@ -8,6 +8,7 @@ mod compose;
 mod demand;
 mod distribution;
 pub mod fit;
+mod packages;
 mod payload;
 mod recipe;
 mod shim;

@@ -1,6 +1,7 @@
 //! The part of a profile that runs on the device — containers, workloads, models, guests — → the step of its payload.
 
-use super::compose::{Composer, PAUSE_SET, PlanError, container_set, package};
+use super::compose::{Composer, PlanError, package};
+use super::packages::{PAUSE_SET, container_set};
 use super::*;
 use crate::layer::kubernetes::podman;
 use crate::layer::workload::gitops::{Controller, Gitops};
