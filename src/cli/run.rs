@@ -11,6 +11,7 @@ use crate::run::qemu::{self, Forward, Medium, RunSpec, Serial};
 use crate::run::{self, bundle, disk, serve, tpm};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
+use tempfile::{NamedTempFile, TempDir};
 
 /// Boots what is at `path`.
 pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Result<()> {
@@ -22,42 +23,8 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
     let shop = Workshop::open(session, false)?;
     let tools = shop.tools(session, run::packages(arch))?;
     let work = session.cache_dir.join("run");
-    let mut own = None;
-    let disk = match (&options.persist, &artifact) {
-        (Some(kept), _) => kept.clone(),
-        // By what it is a copy of: running the same artifact again unpacks nothing.
-        (None, Some(artifact)) => {
-            let (digest, _) = Digest::of_reader(std::fs::File::open(artifact)?)?;
-            work.join(format!("{}-{}.raw", digest.hex(), options.disk))
-        }
-        (None, None) => own.insert(temporary(&work)?).path().to_path_buf(),
-    };
-    let size = options.disk << 30;
-    match &artifact {
-        Some(artifact) if !fs::exists(&disk) => {
-            session.ui.note(format!("unpacking {} for a disk of {} GiB", artifact.display(), options.disk));
-            disk::unpack(artifact, &disk, size).kind(Kind::Input)?;
-        }
-        Some(_) => {}
-        None => disk::empty(&disk, size).with_context(|| format!("making {}", disk.display()))?,
-    }
-    // A ticket is a secret of one box: in a copy of its own, which goes with this run.
-    let disk = match &options.bundle {
-        None => disk,
-        Some(dir) => {
-            let files = bundle::read(dir).kind(Kind::Input)?;
-            if options.persist.is_some() {
-                bundle::place(&files, &disk)?;
-                disk
-            } else {
-                let copy = temporary(&work)?;
-                disk::copy_sparse(&disk, copy.as_file())?;
-                bundle::place(&files, copy.path())?;
-                own.insert(copy).path().to_path_buf()
-            }
-        }
-    };
-    let sealed = medium.is_none() && disk::is_sealed(&disk).kind(Kind::Input)?;
+    let box_disk = BoxDisk::prepare(session, artifact.as_deref(), options, &work)?;
+    let sealed = medium.is_none() && disk::is_sealed(&box_disk.path).kind(Kind::Input)?;
     if sealed {
         session.ui.note("its state is encrypted: the box has a TPM and Secure Boot");
     }
@@ -65,29 +32,17 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
     let (code, empty) = qemu::firmware(arch, secure_boot);
     let variables = tempfile::Builder::new().prefix(fs::TEMPORARY).suffix("-vars.fd").tempfile_in(&work)?;
     std::io::copy(&mut std::fs::File::open(tools.file(empty)?)?, &mut variables.as_file())?;
-    let mut fresh = None;
-    let tpm = if options.tpm || sealed {
-        let dir = match &options.persist {
-            Some(kept) => kept.with_added_extension("tpm"),
-            None => {
-                let dir = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(&work)?;
-                fresh.insert(dir).path().to_path_buf()
-            }
-        };
-        Some(tpm::Swtpm::start(&shop.tools(session, tpm::PACKAGES)?, &dir)?)
-    } else {
-        None
-    };
+    let tpm = if options.tpm || sealed { Some(Tpm::start(session, &shop, options, &work)?) } else { None };
     let acceleration = run::acceleration(&tools, arch, variables.path(), &work, &session.cancel)?;
     session.ui.detail(format!("running under {acceleration:?}"));
     let default = vec![Forward { host: 8080, guest: 8080 }];
     let spec = RunSpec {
         arch,
-        disk,
+        disk: box_disk.path.clone(),
         // An installer's disk is of no use when nothing stays on it.
         persist: options.persist.is_some() || medium.is_some(),
         memory: options.memory,
-        cpus: 2,
+        cpus: acceleration.processors(),
         forwards: if options.ports.is_empty() { default } else { options.ports.clone() },
         headless: options.headless,
         serial: Serial::Terminal,
@@ -100,7 +55,7 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
         clock: None,
         monitor: None,
         wire: None,
-        tpm: tpm.as_ref().map(|tpm| tpm.socket().to_path_buf()),
+        tpm: tpm.as_ref().map(|tpm| tpm.running.socket().to_path_buf()),
         secure_boot,
         acceleration,
     };
@@ -110,7 +65,83 @@ pub fn run(session: &Session, path: &Path, options: &RunOptions) -> anyhow::Resu
     run::run(&tools, &spec, &session.cancel)
 }
 
-fn temporary(work: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+/// What the box has for a disk.
+struct BoxDisk {
+    path: PathBuf,
+    /// It goes with this run, then.
+    _own: Option<NamedTempFile>,
+}
+
+impl BoxDisk {
+    /// The kept disk, made of `artifact` where it is new; a copy of `artifact` that is kept in `work` for the next run of
+    /// the same; or an empty one.
+    fn prepare(
+        session: &Session,
+        artifact: Option<&Path>,
+        options: &RunOptions,
+        work: &Path,
+    ) -> anyhow::Result<BoxDisk> {
+        let mut own = None;
+        let path = match (&options.persist, artifact) {
+            (Some(kept), _) => kept.clone(),
+            // By what it is a copy of: running the same artifact again unpacks nothing.
+            (None, Some(artifact)) => {
+                let (digest, _) = Digest::of_reader(std::fs::File::open(artifact)?)?;
+                work.join(format!("{}-{}.raw", digest.hex(), options.disk))
+            }
+            (None, None) => own.insert(temporary(work)?).path().to_path_buf(),
+        };
+        let size = options.disk << 30;
+        match artifact {
+            Some(artifact) if !fs::exists(&path) => {
+                session.ui.note(format!(
+                    "unpacking {} for a disk of {} GiB",
+                    artifact.display(),
+                    options.disk
+                ));
+                disk::unpack(artifact, &path, size).kind(Kind::Input)?;
+            }
+            Some(_) => {}
+            None => disk::empty(&path, size).with_context(|| format!("making {}", path.display()))?,
+        }
+        let Some(dir) = &options.bundle else { return Ok(BoxDisk { path, _own: own }) };
+        let files = bundle::read(dir).kind(Kind::Input)?;
+        if options.persist.is_some() {
+            bundle::place(&files, &path)?;
+            return Ok(BoxDisk { path, _own: own });
+        }
+        // A ticket is a secret of one box: in a copy of its own, which goes with this run.
+        let copy = temporary(work)?;
+        disk::copy_sparse(&path, copy.as_file())?;
+        bundle::place(&files, copy.path())?;
+        Ok(BoxDisk { path: copy.path().into(), _own: Some(copy) })
+    }
+}
+
+/// A TPM that runs beside the box.
+struct Tpm {
+    running: tpm::Swtpm,
+    /// The state of one that goes with this run.
+    _fresh: Option<TempDir>,
+}
+
+impl Tpm {
+    /// That of the kept disk, or a new one.
+    fn start(session: &Session, shop: &Workshop, options: &RunOptions, work: &Path) -> anyhow::Result<Tpm> {
+        let mut fresh = None;
+        let dir = match &options.persist {
+            Some(kept) => kept.with_added_extension("tpm"),
+            None => {
+                let dir = tempfile::Builder::new().prefix(fs::TEMPORARY).tempdir_in(work)?;
+                fresh.insert(dir).path().to_path_buf()
+            }
+        };
+        let running = tpm::Swtpm::start(&shop.tools(session, tpm::PACKAGES)?, &dir)?;
+        Ok(Tpm { running, _fresh: fresh })
+    }
+}
+
+fn temporary(work: &Path) -> std::io::Result<NamedTempFile> {
     std::fs::create_dir_all(work)?;
     tempfile::Builder::new().prefix(fs::TEMPORARY).suffix(".raw").tempfile_in(work)
 }

@@ -41,6 +41,17 @@ pub enum Acceleration {
     Tcg,
 }
 
+impl Acceleration {
+    /// How many processors a box gets. An emulator may lose the timer of a second one as it starts, and Linux hangs; and
+    /// several boxes at a time leave each no more than one.
+    pub const fn processors(self) -> u32 {
+        match self {
+            Acceleration::Kvm => 2,
+            Acceleration::Tcg => 1,
+        }
+    }
+}
+
 /// What a box is started from when its disk starts nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Medium {

@@ -87,7 +87,7 @@ impl Power<'_> {
             disk: self.disk.into(),
             persist: true,
             memory: 2048,
-            cpus: 2,
+            cpus: acceleration.processors(),
             forwards: vec![],
             headless: true,
             serial: Serial::File(console.clone()),

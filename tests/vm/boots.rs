@@ -77,6 +77,7 @@ pub fn given() -> Option<(PathBuf, Opts)> {
         secure_boot: false,
         tpm: None,
         memory: 2048,
+        cpus: Acceleration::Tcg.processors(),
         cut_off: false,
     };
     Some((shared.disk(), opts))

@@ -30,6 +30,8 @@ pub struct Opts {
     pub second: Option<PathBuf>,
     /// Its memory, in MiB.
     pub memory: u32,
+    /// Its processors.
+    pub cpus: u32,
     /// The programs of a TPM, where it has one: its state lies beside the disk.
     pub tpm: Option<ToolRoot>,
     /// Whether its network ends at this machine: addresses and forwarded ports, and nothing behind them.
@@ -102,7 +104,7 @@ impl Vm {
             disk: disk.into(),
             persist: true,
             memory: opts.memory,
-            cpus: 2,
+            cpus: opts.cpus,
             forwards: forwards.clone(),
             headless: true,
             serial: Serial::File(console.clone()),

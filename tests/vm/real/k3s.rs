@@ -56,7 +56,7 @@ fn a_shop_opens_with_a_real_k3s_and_imports_its_images_once() {
     let (release, model) = build(shared, dir.path());
     println!("built after {:.0?}", start.elapsed());
     let (_, opts) = boots::given().unwrap();
-    let opts = Opts { ports: vec![NODE_PORT], memory: 4096, cut_off: true, ..opts };
+    let opts = Opts { ports: vec![NODE_PORT], memory: 4096, cpus: 2, cut_off: true, ..opts };
     let own = dir.path().join("device.raw");
     forge::run::disk::unpack(&release.join("amd64/disk.raw.zst"), &own, DISK).unwrap();
 

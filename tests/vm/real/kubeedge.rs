@@ -72,7 +72,7 @@ fn a_barn_joins_a_real_cloudcore_and_its_pod_outlives_cloud_cable_and_power() {
     let (release, bundle) = build(shared, dir.path(), port);
     let fleet = Fleet::serve(dir.path(), port, &cloud);
     let (_, opts) = boots::given().unwrap();
-    let opts = Opts { ports: vec![PAGE], ..opts };
+    let opts = Opts { ports: vec![PAGE], cpus: 2, ..opts };
     let own = dir.path().join("device.raw");
     forge::run::disk::unpack(&release.join("amd64/disk.raw.zst"), &own, DISK).unwrap();
     forge::run::bundle::place(&forge::run::bundle::read(&bundle).unwrap(), &own).unwrap();
